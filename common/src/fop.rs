@@ -1,0 +1,260 @@
+//! The file operations as the client asks them and the brick answers them: the domain side of the
+//! session stream. `proto::convert` carries them on the wire.
+//!
+//! Objects are addressed by gfid with the home set that the client knows of, dentries by (parent,
+//! name), never by path.
+
+use crate::attr::{Attr, Kind, SetAttr, StatFs};
+use crate::errno::Errno;
+use crate::ids::{ClientId, ClusterId, Gfid, SetId, VolumeId};
+use crate::name::Name;
+use bytes::Bytes;
+
+/// An object and the set that holds its inode, as far as the sender knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ObjectRef {
+    /// The object.
+    pub gfid: Gfid,
+    /// Its home set.
+    pub home: SetId,
+}
+
+/// What accompanies every file operation.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CallHeader {
+    /// Request number within the client, from 1, never reused: a retry has the same number (R6).
+    pub request: u64,
+    /// Every request below this one has been answered; their results may be dropped.
+    pub lowest_unanswered: u64,
+    /// The set that the client addresses: the dentry set of a name, else the home.
+    pub set: u16,
+    /// Layout generation that the client placed this call by.
+    pub generation: u64,
+    /// Epoch of the set as the client knows it.
+    pub epoch: u64,
+    /// Milliseconds that the client will still wait; 0 = for ever.
+    pub deadline_ms: u32,
+    /// User on whose behalf.
+    pub uid: u32,
+    /// Group of that user.
+    pub gid: u32,
+    /// Fence number of a held lease, 0 for none.
+    pub fence: u64,
+}
+
+/// What `Fop::Make` makes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Making {
+    /// A regular file. `open` counts as an `Open` of it; without `exclusive` an existing file is
+    /// opened instead (and cut to nothing with `truncate`).
+    File {
+        /// Leave it open for this client.
+        open: bool,
+        /// O_EXCL.
+        exclusive: bool,
+        /// O_TRUNC for a file that exists.
+        truncate: bool,
+    },
+    /// A directory.
+    Directory,
+    /// A symbolic link to the target.
+    Symlink(Bytes),
+    /// A fifo, socket or device record with its device number.
+    Record(Kind, u32),
+}
+
+/// Flags of a rename; at most one of `NoReplace` and `Exchange`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RenameFlags {
+    /// RENAME_NOREPLACE: EEXIST if the new name exists.
+    pub no_replace: bool,
+    /// RENAME_EXCHANGE: both names must exist and are swapped.
+    pub exchange: bool,
+    /// RENAME_WHITEOUT: leave a 0/0 character device at the old name.
+    pub whiteout: bool,
+}
+
+impl RenameFlags {
+    /// Reads renameat2(2) flags; EINVAL for unknown or contradicting ones.
+    pub fn from_bits(bits: u32) -> Result<RenameFlags, Errno> {
+        let flags = RenameFlags { no_replace: bits & 1 != 0, exchange: bits & 2 != 0, whiteout: bits & 4 != 0 };
+        if bits & !7 != 0 || (flags.exchange && (flags.no_replace || flags.whiteout)) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(flags)
+    }
+
+    /// The renameat2(2) bits.
+    pub fn bits(self) -> u32 {
+        u32::from(self.no_replace) | u32::from(self.exchange) << 1 | u32::from(self.whiteout) << 2
+    }
+}
+
+/// Flags of one write.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WriteFlags {
+    /// O_APPEND: the brick decides the offset.
+    pub append: bool,
+    /// Drop setuid, setgid and capabilities (the writer lacks CAP_FSETID).
+    pub kill_priv: bool,
+    /// O_DSYNC or O_SYNC: reply only when the data are on the disk.
+    pub sync: bool,
+}
+
+/// One file operation.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)] // operations and operands are those of the POSIX calls that they are named after
+pub enum Fop {
+    Lookup { parent: ObjectRef, name: Name },
+    GetAttr { object: ObjectRef },
+    SetAttr { object: ObjectRef, set: SetAttr },
+    ReadLink { object: ObjectRef },
+    Make { parent: ObjectRef, name: Name, making: Making, perm: u32, umask: u32 },
+    Unlink { parent: ObjectRef, name: Name },
+    Rmdir { parent: ObjectRef, name: Name },
+    Rename { parent: ObjectRef, name: Name, new_parent: ObjectRef, new_name: Name, flags: RenameFlags },
+    Link { object: ObjectRef, new_parent: ObjectRef, new_name: Name },
+    Open { object: ObjectRef, truncate: bool },
+    Release { object: ObjectRef },
+    Read { object: ObjectRef, offset: u64, size: u32 },
+    Write { object: ObjectRef, offset: u64, data: Bytes, flags: WriteFlags },
+    Fallocate { object: ObjectRef, mode: i32, offset: u64, length: u64 },
+    Seek { object: ObjectRef, offset: u64, whence: i32 },
+    Fsync { object: ObjectRef, data_only: bool },
+    /// Entries of a directory that are homed on the addressed set, in cookie order, after `after`.
+    ReadDir { directory: ObjectRef, after: u64, limit: u32, plus: bool },
+    StatFs,
+    SetXattr { object: ObjectRef, name: Bytes, value: Bytes, flags: u32 },
+    GetXattr { object: ObjectRef, name: Bytes },
+    ListXattr { object: ObjectRef },
+    RemoveXattr { object: ObjectRef, name: Bytes },
+    /// Keeps the client's lease.
+    Renew,
+}
+
+impl Fop {
+    /// Whether the operation changes the volume: such a request runs once however often it arrives.
+    pub fn is_mutation(&self) -> bool {
+        use Fop::{
+            Fallocate, Link, Make, Open, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, Unlink, Write,
+        };
+        match self {
+            SetAttr { .. } | Make { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } | Link { .. } => true,
+            Write { .. } | Fallocate { .. } | SetXattr { .. } | RemoveXattr { .. } => true,
+            Open { truncate, .. } => *truncate,
+            Fop::Lookup { .. } | Fop::GetAttr { .. } | Fop::ReadLink { .. } | Fop::Release { .. } => false,
+            Fop::Read { .. } | Fop::Seek { .. } | Fop::Fsync { .. } | Fop::ReadDir { .. } => false,
+            Fop::StatFs | Fop::GetXattr { .. } | Fop::ListXattr { .. } | Fop::Renew => false,
+        }
+    }
+}
+
+/// One entry of a directory listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DirEntry {
+    /// Its name.
+    pub name: Name,
+    /// Hash of the name that orders the listing (see `readdir_cookie`); the client adds an ordinal
+    /// among equal ones.
+    pub cookie: u64,
+    /// The object.
+    pub gfid: Gfid,
+    /// What it is.
+    pub kind: Kind,
+    /// Its attributes, when asked for with `plus`.
+    pub attr: Option<Attr>,
+}
+
+/// What a successful operation answers, besides attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// Nothing more.
+    Done,
+    /// Bytes read, a link target, an xattr's value, or NUL-separated xattr names.
+    Data(Bytes),
+    /// Bytes written and where they went (the decided offset of an append).
+    Written {
+        /// Bytes.
+        count: u32,
+        /// First byte.
+        offset: u64,
+    },
+    /// Entries in cookie order; `end` when none follow.
+    Entries {
+        /// The entries.
+        entries: Vec<DirEntry>,
+        /// No entry follows the last one.
+        end: bool,
+    },
+    /// Space of the set's volume.
+    Space(StatFs),
+    /// Offset found by a seek.
+    Offset(u64),
+}
+
+/// The reply to one call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FopReply {
+    /// The request that this answers.
+    pub request: u64,
+    /// The answer, or why there is none.
+    pub result: Result<Answer, Errno>,
+    /// Attributes of the object of the operation after it.
+    pub attr: Option<Attr>,
+    /// Attributes of the parent directory after a namespace operation.
+    pub parent: Option<Attr>,
+    /// Attributes of the new parent after a rename.
+    pub new_parent: Option<Attr>,
+}
+
+impl FopReply {
+    /// A reply that failed.
+    pub fn failed(request: u64, errno: Errno) -> FopReply {
+        FopReply { request, result: Err(errno), attr: None, parent: None, new_parent: None }
+    }
+}
+
+/// The session's first message. Its wire form is fixed for life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hello {
+    /// Oldest protocol version that the client speaks.
+    pub protocol_min: u32,
+    /// Newest protocol version that the client speaks.
+    pub protocol_max: u32,
+    /// Feature bits that the client has.
+    pub features: u64,
+    /// The cluster that the client expects, if it knows.
+    pub cluster: Option<ClusterId>,
+    /// The volume's name.
+    pub volume: String,
+    /// The volume's id, if known: a re-created volume of the same name is another one.
+    pub volume_id: Option<VolumeId>,
+    /// The client.
+    pub client: ClientId,
+    /// Counts the sessions of this client on this node; a lower one is refused from then on.
+    pub session: u64,
+    /// Objects that the client holds open, announced again after a lost session or a restart.
+    pub open_objects: Vec<(ObjectRef, u32)>,
+    /// The lowest request number not yet answered.
+    pub lowest_unanswered: u64,
+}
+
+/// The server's answer to `Hello`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Welcome {
+    /// Protocol version of this session.
+    pub protocol: u32,
+    /// Feature bits that both have.
+    pub features: u64,
+    /// The client's lease in milliseconds, renewed by any message.
+    pub lease_ms: u32,
+    /// The volume map as JSON (`cluster::state::VolumeMap`).
+    pub map_json: Bytes,
+}
+
+/// The protocol version of this build.
+pub const PROTOCOL_VERSION: u32 = 1;
+/// Longest piece of data in one message, in bytes.
+pub const PIECE_BYTES: usize = 512 * 1024;
+/// Longest message that a decoder accepts, in bytes: one piece, its names and some room.
+pub const MESSAGE_MAX_BYTES: usize = PIECE_BYTES + 256 * 1024;

@@ -1,0 +1,13 @@
+//! Domain types and pure decisions of BrickFS. Nothing here does I/O, reads a clock or draws a random
+//! number: time and randomness come in as arguments, so that every decision can be tested and simulated.
+//!
+//! Start with `fop` (what a client can ask), `layout` (where a name lives), `namespace` (transactions
+//! between sets) and `cluster` (the configuration and its commands).
+
+pub mod attr;
+pub mod cluster;
+pub mod errno;
+pub mod fop;
+pub mod ids;
+pub mod layout;
+pub mod name;
