@@ -4,6 +4,7 @@
 //! Start with `fop` (what a client can ask), `layout` (where a name lives), `namespace` (transactions
 //! between sets) and `cluster` (the configuration and its commands).
 
+pub mod acl;
 pub mod attr;
 pub mod cluster;
 pub mod errno;
@@ -11,3 +12,4 @@ pub mod fop;
 pub mod ids;
 pub mod layout;
 pub mod name;
+pub mod volume_spec;

@@ -1,3 +1,6 @@
 //! The cluster's configuration: its state, the commands that change it, and the map that clients hold.
 
+pub mod admin;
+pub mod command;
 pub mod map;
+pub mod state;

@@ -1,0 +1,85 @@
+# BrickFS. 'make try' ends with a mounted volume, 'make test' runs every test; both as root.
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+CARGO ?= cargo
+BINARIES := brickd brickfs brickctl
+# mount(8) looks for brickfs in these directories only.
+MOUNT_PATH := /usr/sbin /usr/bin /sbin /bin
+SOAK_ROUNDS ?= 10
+
+.PHONY: help deps root build try test verify fix bench soak install uninstall clean
+
+help:
+	@echo "make deps      install what is missing (apt-get, as root)"
+	@echo "make build     build the release binaries"
+	@echo "make try       a playground: four bricks, one node, mounted on /mnt/brickfs (as root)"
+	@echo "make test      every test (as root)"
+	@echo "make verify    formatting, lints, tests and docs; writes nothing"
+	@echo "make fix       apply formatting and the lints' suggestions"
+	@echo "make bench     the benchmarks of the crates"
+	@echo "make soak      every test, SOAK_ROUNDS times"
+	@echo "make install   binaries to DESTDIR/PREFIX/bin, mount helper to DESTDIR/sbin"
+	@echo "make uninstall, make clean"
+
+root:
+	@test "$$(id -u)" = 0 || { echo "BrickFS mounts and keeps owners on its bricks: run this as root" >&2; exit 1; }
+
+# A package is missing when the program that is used of it is.
+deps:
+	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
+	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git; do \
+	  command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; \
+	done; \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "missing packages:$$missing; run 'make deps' as root to install them" >&2; exit 1; fi; \
+	echo "installing:$$missing"; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+build:
+	$(CARGO) build --release --workspace
+
+try: root deps build
+	target/release/brickctl playground start --nodes 1 --bricks 4 --volume demo --mount /mnt/brickfs \
+	  --dir /var/tmp/brickfs-playground
+
+test: root deps build
+	$(CARGO) test --release --workspace --no-fail-fast -- --test-threads=1
+
+verify: root deps
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) build --release --workspace
+	$(CARGO) test --release --workspace --no-fail-fast -- --test-threads=1
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items
+
+fix:
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+bench:
+	$(CARGO) bench --workspace
+
+soak: root deps build
+	@for round in $$(seq 1 $(SOAK_ROUNDS)); do \
+	  echo "soak round $$round of $(SOAK_ROUNDS)"; \
+	  $(CARGO) test --release --workspace -- --test-threads=1 || exit 1; \
+	done
+
+install: build
+	install -d "$(DESTDIR)$(PREFIX)/bin" "$(DESTDIR)/sbin"
+	for binary in $(BINARIES); do install -m 0755 "target/release/$$binary" "$(DESTDIR)$(PREFIX)/bin/" || exit 1; done
+	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/sbin/mount.brickfs > "$(DESTDIR)/sbin/mount.brickfs"
+	chmod 0755 "$(DESTDIR)/sbin/mount.brickfs"
+	case " $(MOUNT_PATH) " in *" $(PREFIX)/bin "*) ;; *) \
+	  install -d "$(DESTDIR)/usr/bin" && ln -sf "$(PREFIX)/bin/brickfs" "$(DESTDIR)/usr/bin/brickfs" ;; esac
+	install -d "$(DESTDIR)/etc/systemd/system"
+	sed 's|@BINDIR@|$(PREFIX)/bin|' deploy/systemd/brickd.service > "$(DESTDIR)/etc/systemd/system/brickd.service"
+
+uninstall:
+	for binary in $(BINARIES); do rm -f "$(DESTDIR)$(PREFIX)/bin/$$binary"; done
+	if [ "$$(readlink "$(DESTDIR)/usr/bin/brickfs")" = "$(PREFIX)/bin/brickfs" ]; then rm -f "$(DESTDIR)/usr/bin/brickfs"; fi
+	rm -f "$(DESTDIR)/sbin/mount.brickfs" "$(DESTDIR)/etc/systemd/system/brickd.service"
+
+clean:
+	$(CARGO) clean

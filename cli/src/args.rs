@@ -1,0 +1,191 @@
+//! The command line as typed.
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// brickctl: administrates a BrickFS cluster
+#[derive(Parser, Debug)]
+#[command(name = "brickctl", version, after_help = "Exit codes: 0 ok, 1 failed, 2 usage, 3 degraded (with --check).")]
+pub struct Args {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub group: Group,
+}
+
+/// Options of every command.
+#[derive(ClapArgs, Debug, Default)]
+pub struct Global {
+    /// Talk to the playground with this state directory [default: the playground that is running, if one is]
+    #[arg(long, value_name = "STATE", env = "BRICKFS_PLAYGROUND", global = true)]
+    pub dir: Option<PathBuf>,
+    /// Talk to the brickd that listens here [default: /run/brickfs/brickd.sock]
+    #[arg(long, value_name = "PATH", global = true)]
+    pub socket: Option<PathBuf>,
+    /// How to print
+    #[arg(short = 'o', long, value_name = "FORMAT", value_enum, default_value = "text", global = true)]
+    pub output: Format,
+    /// Answer every question with yes
+    #[arg(short = 'y', long, global = true)]
+    pub yes: bool,
+}
+
+/// How to print.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Format {
+    /// Tables for people
+    #[default]
+    Text,
+    /// JSON with a stable schema
+    Json,
+}
+
+/// The groups of commands.
+#[derive(Subcommand, Debug)]
+pub enum Group {
+    /// Volumes: make, start, stop, look at, set options
+    #[command(subcommand)]
+    Volume(VolumeCommand),
+    /// A whole cluster on this machine, to try things out
+    #[command(subcommand)]
+    Playground(PlaygroundCommand),
+}
+
+/// `brickctl volume ...`
+#[derive(Subcommand, Debug)]
+pub enum VolumeCommand {
+    /// Make a volume of bricks; it is stopped at first
+    Create {
+        /// Name of the new volume
+        name: String,
+        /// Bricks of a replica set
+        #[arg(long, default_value_t = 1, value_name = "R")]
+        replica: u16,
+        /// Replica sets of a stripe group
+        #[arg(long, default_value_t = 1, value_name = "S")]
+        stripe: u16,
+        /// Also take bricks on the root file system
+        #[arg(long)]
+        force: bool,
+        /// The bricks in order, NODE:/PATH each; the last directory of a path is made
+        #[arg(required = true, value_name = "BRICK")]
+        bricks: Vec<String>,
+    },
+    /// Serve a volume
+    Start {
+        /// The volume
+        name: String,
+    },
+    /// Serve a volume no more; mounts of it get errors
+    Stop {
+        /// The volume
+        name: String,
+    },
+    /// Forget a stopped volume; what its bricks hold stays there
+    Delete {
+        /// The volume
+        name: String,
+    },
+    /// List the volumes
+    List,
+    /// Show type, bricks and options of a volume, or of all
+    Info {
+        /// The volume
+        name: Option<String>,
+    },
+    /// Show how the bricks of a volume are
+    Status {
+        /// The volume
+        name: String,
+        /// Exit with 3 if anything is not as it should be
+        #[arg(long)]
+        check: bool,
+    },
+    /// Set an option
+    Set {
+        /// The volume
+        name: String,
+        /// The option
+        key: String,
+        /// Its value
+        value: String,
+    },
+    /// Show options and their values
+    Get {
+        /// The volume
+        name: String,
+        /// The option [default: all]
+        key: Option<String>,
+    },
+    /// Give an option, or all, its default again
+    Reset {
+        /// The volume
+        name: String,
+        /// The option [default: all]
+        key: Option<String>,
+    },
+}
+
+/// `brickctl playground ...`
+#[derive(Subcommand, Debug)]
+pub enum PlaygroundCommand {
+    /// Start brickd processes, make a volume over new bricks, and mount it
+    Start(PlaygroundStart),
+    /// Show what runs
+    Status,
+    /// Unmount and mount again, for a client with cold caches
+    Remount,
+    /// Unmount, stop the processes and remove what was made
+    Stop,
+}
+
+/// `brickctl playground start ...`
+#[derive(ClapArgs, Debug)]
+pub struct PlaygroundStart {
+    /// How many brickd processes
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub nodes: u16,
+    /// How many bricks
+    #[arg(long, default_value_t = 4, value_name = "B")]
+    pub bricks: u16,
+    /// Bricks of a replica set
+    #[arg(long, default_value_t = 1, value_name = "R")]
+    pub replica: u16,
+    /// Replica sets of a stripe group
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub stripe: u16,
+    /// Name of the volume
+    #[arg(long, default_value = "demo", value_name = "V")]
+    pub volume: String,
+    /// Where to mount it; made if missing
+    #[arg(long, default_value = "/mnt/brickfs", value_name = "DIR")]
+    pub mount: PathBuf,
+    /// Do not mount it
+    #[arg(long)]
+    pub no_mount: bool,
+    /// First TCP port of the nodes; unused while brickd listens on its Unix socket alone
+    #[arg(long, value_name = "P")]
+    pub base_port: Option<u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_reads_what_scripts_type() {
+        Args::command().debug_assert();
+        let typed = "brickctl playground start --nodes 1 --bricks 4 --replica 1 --stripe 1 --volume v --mount /m \
+                     --dir /d --no-mount --base-port 30000";
+        let args = Args::try_parse_from(typed.split_whitespace()).unwrap();
+        assert_eq!(args.global.dir.as_deref(), Some(std::path::Path::new("/d")));
+        let args = Args::try_parse_from(["brickctl", "volume", "info", "v", "-o", "json"]).unwrap();
+        assert_eq!(args.global.output, Format::Json);
+        let args = Args::try_parse_from(["brickctl", "volume", "stop", "v", "-y"]).unwrap();
+        assert!(args.global.yes);
+        assert!(Args::try_parse_from(["brickctl", "volume", "create", "v"]).is_err());
+    }
+}

@@ -1,0 +1,193 @@
+//! Mounting, in the foreground or in the background: the command returns when the mount answers.
+
+use crate::adapter::Mount;
+use crate::cli::MountPlan;
+use anyhow::{Context as _, bail, ensure};
+use brickfs_client::volume::{Caller, ConnectOptions, Volume};
+use brickfs_common::fop::{Fop, ObjectRef};
+use brickfs_common::ids::Gfid;
+use brickfs_common::name::Name;
+use fuser::{Config, MountOption, SessionACL};
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// What a background mount writes when it is up.
+const UP: &[u8] = b"up";
+
+/// Starts this program again in a session of its own and waits until it has mounted or failed.
+pub fn run_background(plan: &MountPlan) -> anyhow::Result<()> {
+    check_mountpoint(&plan.mountpoint)?;
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let writer_fd = writer.as_raw_fd();
+    let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+    command.args(std::env::args_os().skip(1)).arg("--foreground").arg("--status-fd").arg(writer_fd.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/");
+    // Names are made absolute, since the mount's process leaves this directory.
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).context("cannot hand on the pipe")?;
+    command.process_group(0);
+    command.env("BRICKFS_MOUNTPOINT", std::path::absolute(&plan.mountpoint)?);
+    command.spawn().context("cannot start the mount's process")?;
+    drop(writer);
+    let mut said = Vec::new();
+    let mut reader = reader;
+    reader.read_to_end(&mut said).context("cannot hear from the mount's process")?;
+    match said.as_slice() {
+        UP => Ok(()),
+        b"" => bail!("the mount's process ended without a word; see its log"),
+        reason => bail!("{}", String::from_utf8_lossy(reason)),
+    }
+}
+
+/// Mounts and serves until unmounted.
+pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
+    let mut plan = plan.clone();
+    let status = plan.status_fd.take().map(status_pipe);
+    if status.is_some() {
+        if let Some(path) = std::env::var_os("BRICKFS_MOUNTPOINT") {
+            plan.mountpoint = path.into();
+        }
+        rustix::process::setsid().ok(); // fails only where it is one already
+    }
+    start_log(&plan)?;
+    let session = mount(&plan);
+    if let Some(mut pipe) = status {
+        let word = match &session {
+            Ok(_) => UP.to_vec(),
+            Err(error) => format!("{error:#}").into_bytes(),
+        };
+        pipe.write_all(&word).ok(); // whoever started us may be gone
+    }
+    let (session, volume) = session?;
+    unmount_on_signal(&plan.mountpoint)?;
+    let ended = session.join();
+    volume.shutdown();
+    ended.context("the FUSE session failed")
+}
+
+#[allow(unsafe_code)]
+fn status_pipe(fd: i32) -> std::fs::File {
+    // SAFETY: the number was handed over by `run_background`, which opened the pipe for this process
+    // alone; nothing else here owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC).ok();
+    fd.into()
+}
+
+fn start_log(plan: &MountPlan) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BRICKFS_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match &plan.log_file {
+        Some(path) => {
+            let file = std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot open the log {}", path.display()))?;
+            builder.with_writer(std::sync::Mutex::new(file)).init();
+        }
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
+    let metadata = std::fs::metadata(path).with_context(|| format!("mount point {}", path.display()))?;
+    ensure!(metadata.is_dir(), "mount point {} is not a directory", path.display());
+    Ok(())
+}
+
+fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume)> {
+    check_mountpoint(&plan.mountpoint)?;
+    let options =
+        ConnectOptions { sockets: vec![plan.socket.clone()], volume: plan.volume.clone(), timeout: plan.timeout };
+    let volume = Volume::connect(options)?;
+    let root = find_root(&volume, &plan.subdirectory)?;
+    let mut config = Config::default();
+    config.mount_options = mount_options(plan, &volume);
+    config.n_threads = Some(2);
+    config.clone_fd = true;
+    config.acl = if rustix::process::geteuid().is_root() { SessionACL::All } else { SessionACL::Owner };
+    let filesystem = Mount::new(volume.clone(), root, plan.strict);
+    let session = fuser::Session::new(filesystem, &plan.mountpoint, &config)
+        .with_context(|| format!("cannot mount on {}", plan.mountpoint.display()))?;
+    let session = session.spawn().context("cannot start the FUSE session")?;
+    // Answers only when the session serves; from here on the mount is usable.
+    let device = rustix::fs::stat(&plan.mountpoint).context("the mount does not answer")?.st_dev;
+    raise_readahead(device);
+    Ok((session, volume))
+}
+
+fn mount_options(plan: &MountPlan, volume: &Volume) -> Vec<MountOption> {
+    let source = if plan.source.ends_with(":/") { format!("{}{}", plan.source, volume.map().name) } else { plan.source.clone() };
+    let mut options = vec![
+        MountOption::FSName(source),
+        MountOption::Subtype("brickfs".into()),
+        MountOption::DefaultPermissions,
+        if plan.read_only { MountOption::RO } else { MountOption::RW },
+    ];
+    let has = |flag: &str| plan.flags.iter().any(|f| f == flag);
+    options.push(if has("nosuid") { MountOption::NoSuid } else { MountOption::Suid });
+    options.push(if has("nodev") { MountOption::NoDev } else { MountOption::Dev });
+    if has("noexec") {
+        options.push(MountOption::NoExec);
+    }
+    if has("noatime") {
+        options.push(MountOption::NoAtime);
+    }
+    if has("sync") {
+        options.push(MountOption::Sync);
+    }
+    if has("dirsync") {
+        options.push(MountOption::DirSync);
+    }
+    options
+}
+
+/// Walks to the directory that becomes the mount's root.
+fn find_root(volume: &Volume, subdirectory: &[String]) -> anyhow::Result<ObjectRef> {
+    let mut at = ObjectRef { gfid: Gfid::ROOT, home: volume.map().root_home };
+    for part in subdirectory {
+        let name = Name::new(part.clone().into_bytes()).with_context(|| format!("bad name '{part}'"))?;
+        let reply = volume.call(Caller::default(), Fop::Lookup { parent: at, name });
+        let attr = match (reply.result, reply.attr) {
+            (Ok(_), Some(attr)) => attr,
+            (result, _) => bail!("subdirectory '{part}' of the volume: {}", result.err().map_or("no answer".into(), |e| e.to_string())),
+        };
+        at = ObjectRef { gfid: attr.gfid, home: attr.home };
+    }
+    Ok(at)
+}
+
+/// INIT alone leaves the kernel's readahead at 128 KiB.
+fn raise_readahead(device: u64) {
+    let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(device), rustix::fs::minor(device));
+    if let Err(error) = std::fs::write(&path, "4096") {
+        tracing::info!("readahead stays as it is: {path}: {error}");
+    }
+}
+
+/// SIGTERM and SIGINT unmount.
+fn unmount_on_signal(mountpoint: &Path) -> anyhow::Result<()> {
+    let mountpoint = mountpoint.to_owned();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("brickfs-signals".into()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+                return;
+            };
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+        });
+        if let Err(error) = rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::DETACH) {
+            tracing::error!("cannot unmount {}: {error}", mountpoint.display());
+        }
+    })?;
+    Ok(())
+}

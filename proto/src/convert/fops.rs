@@ -1,0 +1,508 @@
+//! File operations on the wire.
+
+use super::attr::{gfid, set_id};
+use crate::v1::{self, Op};
+use brickfs_common::attr::{Attr, Kind, SetAttr, StatFs};
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{
+    Answer, CallHeader, DirEntry, Fop, FopReply, Hello, Making, ObjectRef, PIECE_BYTES, RenameFlags, Welcome,
+    WriteFlags,
+};
+use brickfs_common::ids::{ClientId, ClusterId, VolumeId};
+use brickfs_common::name::{NAME_MAX, Name, TARGET_MAX};
+use bytes::Bytes;
+
+/// `flags` of OP_MAKE_FILE.
+const MAKE_OPEN: u32 = 1;
+const MAKE_EXCLUSIVE: u32 = 2;
+const MAKE_TRUNCATE: u32 = 4;
+/// `flags` of OP_WRITE.
+const WRITE_APPEND: u32 = 1;
+const WRITE_KILL_PRIV: u32 = 2;
+const WRITE_SYNC: u32 = 4;
+/// `flags` of OP_OPEN (truncate), OP_FSYNC (data only) and OP_READDIR (with attributes).
+const YES: u32 = 1;
+/// Most entries of one listing page.
+const PAGE_ENTRIES_MAX: u64 = 4096;
+/// Longest xattr value in bytes.
+const XATTR_VALUE_MAX: usize = 65536;
+/// Longest volume name in bytes that a greeting may carry.
+const VOLUME_NAME_MAX: usize = 255;
+/// Most open objects that a greeting may carry.
+const OPEN_OBJECTS_MAX: usize = 65536;
+
+/// What a client sends.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ClientMessage {
+    /// The first message.
+    Hello(Hello),
+    /// An operation.
+    Call(CallHeader, Fop),
+}
+
+/// What a server sends.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ServerMessage {
+    /// The greeting was accepted.
+    Welcome(Welcome),
+    /// The greeting was refused.
+    Refused(String),
+    /// The answer to a call.
+    Reply(FopReply),
+}
+
+/// A message that is not understood.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("request {request} is malformed: {errno}")]
+pub struct Malformed {
+    /// The request, 0 if it has none.
+    pub request: u64,
+    /// What to answer.
+    pub errno: Errno,
+}
+
+fn put_object(call: &mut v1::Call, object: ObjectRef) {
+    call.gfid = Bytes::copy_from_slice(&object.gfid.0);
+    call.home = u32::from(object.home.0);
+}
+
+fn put_object2(call: &mut v1::Call, object: ObjectRef, name: Name) {
+    call.gfid2 = Bytes::copy_from_slice(&object.gfid.0);
+    call.home2 = u32::from(object.home.0);
+    call.name2 = name.into_bytes();
+}
+
+impl From<Hello> for v1::Call {
+    fn from(h: Hello) -> v1::Call {
+        let open = |(object, count): (ObjectRef, u32)| v1::OpenObject {
+            gfid: Bytes::copy_from_slice(&object.gfid.0),
+            home: u32::from(object.home.0),
+            count,
+        };
+        let hello = v1::Hello {
+            protocol_min: h.protocol_min,
+            protocol_max: h.protocol_max,
+            features: h.features,
+            cluster: h.cluster.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+            volume: h.volume,
+            volume_id: h.volume_id.map(|id| Bytes::copy_from_slice(&id.0)).unwrap_or_default(),
+            client: Bytes::copy_from_slice(&h.client.0),
+            session: h.session,
+            open_objects: h.open_objects.into_iter().map(open).collect(),
+            lowest_unanswered: h.lowest_unanswered,
+        };
+        v1::Call { hello: Some(hello), ..v1::Call::default() }
+    }
+}
+
+/// The wire form of a call.
+pub fn call_to_wire(header: &CallHeader, fop: Fop) -> v1::Call {
+    let mut c = v1::Call {
+        request: header.request,
+        lowest_unanswered: header.lowest_unanswered,
+        set: u32::from(header.set),
+        generation: header.generation,
+        epoch: header.epoch,
+        deadline_ms: header.deadline_ms,
+        uid: header.uid,
+        gid: header.gid,
+        fence: header.fence,
+        ..v1::Call::default()
+    };
+    let op = put_fop(&mut c, fop);
+    c.set_op(op);
+    c
+}
+
+fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
+    match fop {
+        Fop::Lookup { parent, name } => put_name(c, parent, name, Op::Lookup),
+        Fop::Unlink { parent, name } => put_name(c, parent, name, Op::Unlink),
+        Fop::Rmdir { parent, name } => put_name(c, parent, name, Op::Rmdir),
+        Fop::Make { parent, name, making, perm, umask } => {
+            put_object(c, parent);
+            (c.name, c.perm, c.umask) = (name.into_bytes(), perm, umask);
+            put_making(c, making)
+        }
+        Fop::Rename { parent, name, new_parent, new_name, flags } => {
+            put_object2(c, new_parent, new_name);
+            c.flags = flags.bits();
+            put_name(c, parent, name, Op::Rename)
+        }
+        Fop::Link { object, new_parent, new_name } => {
+            put_object2(c, new_parent, new_name);
+            with_object(c, object, Op::Link)
+        }
+        Fop::GetAttr { object } => with_object(c, object, Op::Getattr),
+        Fop::ReadLink { object } => with_object(c, object, Op::Readlink),
+        Fop::Release { object } => with_object(c, object, Op::Release),
+        Fop::ListXattr { object } => with_object(c, object, Op::Listxattr),
+        Fop::SetAttr { object, set } => {
+            c.set_attr = Some(set.into());
+            with_object(c, object, Op::Setattr)
+        }
+        Fop::StatFs => Op::Statfs,
+        Fop::Renew => Op::Renew,
+        other => put_data_fop(c, other),
+    }
+}
+
+fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
+    match fop {
+        Fop::Open { object, truncate } => {
+            c.flags = u32::from(truncate);
+            with_object(c, object, Op::Open)
+        }
+        Fop::Read { object, offset, size } => {
+            (c.offset, c.length) = (offset, u64::from(size));
+            with_object(c, object, Op::Read)
+        }
+        Fop::Write { object, offset, data, flags } => {
+            (c.offset, c.data) = (offset, data);
+            let bit = |is_set, bit| if is_set { bit } else { 0 };
+            c.flags =
+                bit(flags.append, WRITE_APPEND) | bit(flags.kill_priv, WRITE_KILL_PRIV) | bit(flags.sync, WRITE_SYNC);
+            with_object(c, object, Op::Write)
+        }
+        Fop::Fallocate { object, mode, offset, length } => {
+            (c.flags, c.offset, c.length) = (mode as u32, offset, length);
+            with_object(c, object, Op::Fallocate)
+        }
+        Fop::Seek { object, offset, whence } => {
+            (c.flags, c.offset) = (whence as u32, offset);
+            with_object(c, object, Op::Seek)
+        }
+        Fop::Fsync { object, data_only } => {
+            c.flags = u32::from(data_only);
+            with_object(c, object, Op::Fsync)
+        }
+        Fop::ReadDir { directory, after, limit, plus } => {
+            (c.offset, c.length, c.flags) = (after, u64::from(limit), u32::from(plus));
+            with_object(c, directory, Op::Readdir)
+        }
+        Fop::SetXattr { object, name, value, flags } => {
+            (c.name, c.data, c.flags) = (name, value, flags);
+            with_object(c, object, Op::Setxattr)
+        }
+        Fop::GetXattr { object, name } => {
+            c.name = name;
+            with_object(c, object, Op::Getxattr)
+        }
+        Fop::RemoveXattr { object, name } => {
+            c.name = name;
+            with_object(c, object, Op::Removexattr)
+        }
+        _ => Op::None,
+    }
+}
+
+fn with_object(c: &mut v1::Call, object: ObjectRef, op: Op) -> Op {
+    put_object(c, object);
+    op
+}
+
+fn put_name(c: &mut v1::Call, parent: ObjectRef, name: Name, op: Op) -> Op {
+    put_object(c, parent);
+    c.name = name.into_bytes();
+    op
+}
+
+fn put_making(c: &mut v1::Call, making: Making) -> Op {
+    let bit = |is_set, bit| if is_set { bit } else { 0 };
+    match making {
+        Making::File { open, exclusive, truncate } => {
+            c.flags = bit(open, MAKE_OPEN) | bit(exclusive, MAKE_EXCLUSIVE) | bit(truncate, MAKE_TRUNCATE);
+            Op::MakeFile
+        }
+        Making::Directory => Op::MakeDirectory,
+        Making::Symlink(target) => {
+            c.data = target;
+            Op::MakeSymlink
+        }
+        Making::Record(kind, rdev) => {
+            (c.kind, c.rdev) = (kind.mode_bits(), rdev);
+            Op::MakeRecord
+        }
+    }
+}
+
+impl TryFrom<v1::Call> for ClientMessage {
+    type Error = Malformed;
+    fn try_from(mut c: v1::Call) -> Result<ClientMessage, Malformed> {
+        let request = c.request;
+        let malformed = |errno| Malformed { request, errno };
+        if let Some(hello) = c.hello.take() {
+            return read_hello(hello).map(ClientMessage::Hello).map_err(malformed);
+        }
+        let header = CallHeader {
+            request,
+            lowest_unanswered: c.lowest_unanswered,
+            set: set_id(c.set).map_err(malformed)?.0,
+            generation: c.generation,
+            epoch: c.epoch,
+            deadline_ms: c.deadline_ms,
+            uid: c.uid,
+            gid: c.gid,
+            fence: c.fence,
+        };
+        read_fop(c).map(|fop| ClientMessage::Call(header, fop)).map_err(malformed)
+    }
+}
+
+fn read_hello(h: v1::Hello) -> Result<Hello, Errno> {
+    if h.volume.len() > VOLUME_NAME_MAX || h.open_objects.len() > OPEN_OBJECTS_MAX {
+        return Err(Errno::EINVAL);
+    }
+    let cluster = match h.cluster.len() {
+        0 => None,
+        _ => Some(ClusterId::from_slice(&h.cluster).ok_or(Errno::EINVAL)?),
+    };
+    let volume_id = match h.volume_id.len() {
+        0 => None,
+        _ => Some(VolumeId::from_slice(&h.volume_id).ok_or(Errno::EINVAL)?),
+    };
+    let open_objects = h
+        .open_objects
+        .iter()
+        .map(|o| Ok((ObjectRef { gfid: gfid(&o.gfid)?, home: set_id(o.home)? }, o.count)))
+        .collect::<Result<Vec<_>, Errno>>()?;
+    Ok(Hello {
+        protocol_min: h.protocol_min,
+        protocol_max: h.protocol_max,
+        features: h.features,
+        cluster,
+        volume: h.volume,
+        volume_id,
+        client: ClientId::from_slice(&h.client).ok_or(Errno::EINVAL)?,
+        session: h.session,
+        open_objects,
+        lowest_unanswered: h.lowest_unanswered,
+    })
+}
+
+fn object(c: &v1::Call) -> Result<ObjectRef, Errno> {
+    Ok(ObjectRef { gfid: gfid(&c.gfid)?, home: set_id(c.home)? })
+}
+
+fn object2(c: &v1::Call) -> Result<(ObjectRef, Name), Errno> {
+    Ok((ObjectRef { gfid: gfid(&c.gfid2)?, home: set_id(c.home2)? }, Name::new(c.name2.clone())?))
+}
+
+fn xattr_name(c: &v1::Call) -> Result<Bytes, Errno> {
+    match c.name.len() {
+        1..=NAME_MAX if !c.name.contains(&0) => Ok(c.name.clone()),
+        _ => Err(Errno::ERANGE),
+    }
+}
+
+fn read_fop(c: v1::Call) -> Result<Fop, Errno> {
+    match c.op() {
+        Op::None => Err(Errno::EOPNOTSUPP),
+        Op::Statfs => Ok(Fop::StatFs),
+        Op::Renew => Ok(Fop::Renew),
+        Op::Lookup | Op::Unlink | Op::Rmdir | Op::Rename | Op::Link => read_name_fop(&c),
+        Op::MakeFile | Op::MakeDirectory | Op::MakeSymlink | Op::MakeRecord => read_make(&c),
+        Op::Setxattr | Op::Getxattr | Op::Listxattr | Op::Removexattr => read_xattr_fop(&c),
+        _ => read_data_fop(c),
+    }
+}
+
+fn read_name_fop(c: &v1::Call) -> Result<Fop, Errno> {
+    let parent = object(c)?;
+    if c.op() == Op::Link {
+        let (new_parent, new_name) = object2(c)?;
+        return Ok(Fop::Link { object: parent, new_parent, new_name });
+    }
+    let name = Name::new(c.name.clone())?;
+    Ok(match c.op() {
+        Op::Lookup => Fop::Lookup { parent, name },
+        Op::Unlink => Fop::Unlink { parent, name },
+        Op::Rmdir => Fop::Rmdir { parent, name },
+        _ => {
+            let (new_parent, new_name) = object2(c)?;
+            Fop::Rename { parent, name, new_parent, new_name, flags: RenameFlags::from_bits(c.flags)? }
+        }
+    })
+}
+
+fn read_make(c: &v1::Call) -> Result<Fop, Errno> {
+    let making = match c.op() {
+        Op::MakeFile => Making::File {
+            open: c.flags & MAKE_OPEN != 0,
+            exclusive: c.flags & MAKE_EXCLUSIVE != 0,
+            truncate: c.flags & MAKE_TRUNCATE != 0,
+        },
+        Op::MakeDirectory => Making::Directory,
+        Op::MakeSymlink => match c.data.len() {
+            0 => return Err(Errno::ENOENT),
+            1..=TARGET_MAX if !c.data.contains(&0) => Making::Symlink(c.data.clone()),
+            1..=TARGET_MAX => return Err(Errno::EINVAL),
+            _ => return Err(Errno::ENAMETOOLONG),
+        },
+        _ => {
+            let kind = Kind::from_mode(c.kind).filter(|kind| kind.is_record()).ok_or(Errno::EINVAL)?;
+            Making::Record(kind, c.rdev)
+        }
+    };
+    let name = Name::new(c.name.clone())?;
+    Ok(Fop::Make { parent: object(c)?, name, making, perm: c.perm & 0o7777, umask: c.umask & 0o777 })
+}
+
+fn read_xattr_fop(c: &v1::Call) -> Result<Fop, Errno> {
+    let object = object(c)?;
+    Ok(match c.op() {
+        Op::Listxattr => Fop::ListXattr { object },
+        Op::Getxattr => Fop::GetXattr { object, name: xattr_name(c)? },
+        Op::Removexattr => Fop::RemoveXattr { object, name: xattr_name(c)? },
+        _ if c.data.len() > XATTR_VALUE_MAX => return Err(Errno::E2BIG),
+        _ => Fop::SetXattr { object, name: xattr_name(c)?, value: c.data.clone(), flags: c.flags & 3 },
+    })
+}
+
+fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
+    let object = object(&c)?;
+    Ok(match c.op() {
+        Op::Getattr => Fop::GetAttr { object },
+        Op::Readlink => Fop::ReadLink { object },
+        Op::Release => Fop::Release { object },
+        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0 },
+        Op::Fsync => Fop::Fsync { object, data_only: c.flags & YES != 0 },
+        Op::Seek => Fop::Seek { object, offset: c.offset, whence: c.flags as i32 },
+        Op::Fallocate => Fop::Fallocate { object, mode: c.flags as i32, offset: c.offset, length: c.length },
+        Op::Setattr => {
+            let set: SetAttr = c.set_attr.ok_or(Errno::EINVAL)?.try_into()?;
+            Fop::SetAttr { object, set }
+        }
+        Op::Readdir => {
+            let limit = c.length.clamp(1, PAGE_ENTRIES_MAX) as u32;
+            Fop::ReadDir { directory: object, after: c.offset, limit, plus: c.flags & YES != 0 }
+        }
+        Op::Read if c.length <= 2 * PIECE_BYTES as u64 => {
+            Fop::Read { object, offset: c.offset, size: c.length as u32 }
+        }
+        Op::Write if c.data.len() <= PIECE_BYTES => {
+            let flags = WriteFlags {
+                append: c.flags & WRITE_APPEND != 0,
+                kill_priv: c.flags & WRITE_KILL_PRIV != 0,
+                sync: c.flags & WRITE_SYNC != 0,
+            };
+            Fop::Write { object, offset: c.offset, data: c.data, flags }
+        }
+        _ => return Err(Errno::EINVAL),
+    })
+}
+
+impl From<ServerMessage> for v1::Reply {
+    fn from(message: ServerMessage) -> v1::Reply {
+        match message {
+            ServerMessage::Welcome(w) => {
+                let welcome = v1::Welcome {
+                    protocol: w.protocol,
+                    features: w.features,
+                    lease_ms: w.lease_ms,
+                    map_json: w.map_json,
+                };
+                v1::Reply { welcome: Some(welcome), ..v1::Reply::default() }
+            }
+            ServerMessage::Refused(reason) => v1::Reply { refused: reason, ..v1::Reply::default() },
+            ServerMessage::Reply(reply) => reply.into(),
+        }
+    }
+}
+
+impl From<FopReply> for v1::Reply {
+    fn from(r: FopReply) -> v1::Reply {
+        use v1::reply::Answer as Wire;
+        let errno = r.result.as_ref().err().map_or(0, |errno| errno.0);
+        let answer = r.result.ok().and_then(|answer| match answer {
+            Answer::Done => None,
+            Answer::Data(data) => Some(Wire::Data(data)),
+            Answer::Written { count, offset } => Some(Wire::Written(v1::Written { count, offset })),
+            Answer::Offset(offset) => Some(Wire::Offset(offset)),
+            Answer::Space(s) => Some(Wire::Space(v1::Space {
+                total_bytes: s.total_bytes,
+                free_bytes: s.free_bytes,
+                available_bytes: s.available_bytes,
+                total_inodes: s.total_inodes,
+                free_inodes: s.free_inodes,
+            })),
+            Answer::Entries { entries, end } => {
+                let entries = entries.into_iter().map(entry_to_wire).collect();
+                Some(Wire::Entries(v1::Entries { entries, end }))
+            }
+        });
+        v1::Reply {
+            request: r.request,
+            errno,
+            attr: r.attr.as_ref().map(Into::into),
+            parent: r.parent.as_ref().map(Into::into),
+            new_parent: r.new_parent.as_ref().map(Into::into),
+            answer,
+            welcome: None,
+            refused: String::new(),
+        }
+    }
+}
+
+fn entry_to_wire(entry: DirEntry) -> v1::Entry {
+    v1::Entry {
+        name: entry.name.into_bytes(),
+        cookie: entry.cookie,
+        gfid: Bytes::copy_from_slice(&entry.gfid.0),
+        kind: entry.kind.mode_bits(),
+        attr: entry.attr.as_ref().map(Into::into),
+    }
+}
+
+fn read_entry(entry: v1::Entry) -> Result<DirEntry, Errno> {
+    Ok(DirEntry {
+        name: Name::new(entry.name)?,
+        cookie: entry.cookie,
+        gfid: gfid(&entry.gfid)?,
+        kind: Kind::from_mode(entry.kind).ok_or(Errno::EINVAL)?,
+        attr: entry.attr.map(Attr::try_from).transpose()?,
+    })
+}
+
+impl TryFrom<v1::Reply> for ServerMessage {
+    type Error = Malformed;
+    fn try_from(r: v1::Reply) -> Result<ServerMessage, Malformed> {
+        if let Some(w) = r.welcome {
+            let welcome =
+                Welcome { protocol: w.protocol, features: w.features, lease_ms: w.lease_ms, map_json: w.map_json };
+            return Ok(ServerMessage::Welcome(welcome));
+        }
+        if !r.refused.is_empty() {
+            return Ok(ServerMessage::Refused(r.refused));
+        }
+        let request = r.request;
+        read_reply(r).map(ServerMessage::Reply).map_err(|errno| Malformed { request, errno })
+    }
+}
+
+fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
+    use v1::reply::Answer as Wire;
+    let answer = match r.answer {
+        None => Answer::Done,
+        Some(Wire::Data(data)) => Answer::Data(data),
+        Some(Wire::Written(w)) => Answer::Written { count: w.count, offset: w.offset },
+        Some(Wire::Offset(offset)) => Answer::Offset(offset),
+        Some(Wire::Space(s)) => Answer::Space(StatFs {
+            total_bytes: s.total_bytes,
+            free_bytes: s.free_bytes,
+            available_bytes: s.available_bytes,
+            total_inodes: s.total_inodes,
+            free_inodes: s.free_inodes,
+        }),
+        Some(Wire::Entries(e)) => {
+            Answer::Entries { entries: e.entries.into_iter().map(read_entry).collect::<Result<_, _>>()?, end: e.end }
+        }
+    };
+    Ok(FopReply {
+        request: r.request,
+        result: if r.errno == 0 { Ok(answer) } else { Err(Errno(r.errno)) },
+        attr: r.attr.map(Attr::try_from).transpose()?,
+        parent: r.parent.map(Attr::try_from).transpose()?,
+        new_parent: r.new_parent.map(Attr::try_from).transpose()?,
+    })
+}

@@ -1,0 +1,239 @@
+//! The volumes that this node serves, and the clients that talk to them: greeting, sessions, leases.
+//!
+//! Locks: `Host::volumes` guards the table, each volume has its own lock; the table's is taken first and
+//! never while a volume's is held.
+
+use crate::brick::volume::{CLIENT_LEASE, Client, Reply, Volume};
+use brickfs_common::attr::StatFs;
+use brickfs_common::cluster::map::VolumeMap;
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, PROTOCOL_VERSION, Welcome};
+use brickfs_common::ids::{BrickId, ClientId, ClusterId, NodeId, SetId, VolumeId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
+use std::time::{Duration, Instant};
+
+/// Open files that brickd wants to be allowed: the descriptor caches of 64 bricks.
+const OPEN_FILES: u64 = 1 << 20;
+/// How often leases and orphans are looked at.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The volumes of this node.
+pub struct Host {
+    cluster: ClusterId,
+    volumes: Mutex<HashMap<VolumeId, Arc<Mutex<Volume>>>>,
+    /// Dropping it ends the ticking thread.
+    _ticker: mpsc::Sender<()>,
+}
+
+/// One brick as `volume status` shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BrickStatus {
+    /// The brick.
+    pub brick: BrickId,
+    /// Its set.
+    pub set: SetId,
+    /// Its directory.
+    pub path: String,
+    /// Whether it is served.
+    pub online: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// Size of its file system in bytes.
+    pub total_bytes: u64,
+    /// Free bytes of its file system.
+    pub free_bytes: u64,
+    /// What was found damaged.
+    pub damage: Vec<String>,
+}
+
+/// A client's session with one volume.
+#[derive(Clone)]
+pub struct SessionHandle {
+    volume: Arc<Mutex<Volume>>,
+    client: ClientId,
+    session: u64,
+}
+
+/// What a call is answered with.
+pub enum Outcome {
+    /// The reply.
+    Reply(FopReply),
+    /// Computes the reply; may sleep, so it runs in the pool.
+    Later(Box<dyn FnOnce() -> FopReply + Send>),
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic in an operation has been reported; the log makes the state whole at the next start.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Host {
+    /// A host without volumes. Clears the umask and raises the limit of open files.
+    pub fn new(cluster: ClusterId, _node: NodeId) -> Arc<Host> {
+        rustix::process::umask(rustix::fs::Mode::empty());
+        raise_open_files();
+        let (ticker, ticks) = mpsc::channel::<()>();
+        let host =
+            Arc::new(Host { cluster, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
+        let weak = Arc::downgrade(&host);
+        std::thread::Builder::new()
+            .name("brick-tick".into())
+            .spawn(move || tick_until_dropped(&weak, &ticks))
+            .map_or_else(|error| tracing::error!("no thread for leases: {error}"), |_| ());
+        host
+    }
+
+    /// Opens and recovers this node's bricks of a volume and serves them.
+    pub fn start_volume(&self, map: VolumeMap) -> Vec<BrickStatus> {
+        let id = map.id;
+        let volume = Arc::new(Mutex::new(Volume::open(map)));
+        lock(&self.volumes).insert(id, volume);
+        self.volume_status(id)
+    }
+
+    /// Stops serving a volume: its sessions fail from then on.
+    pub fn stop_volume(&self, id: VolumeId) {
+        if let Some(volume) = lock(&self.volumes).remove(&id) {
+            let mut volume = lock(&volume);
+            volume.clients.clear();
+            for set in &mut volume.sets {
+                set.store = Err("the volume is stopped".into());
+            }
+        }
+    }
+
+    /// Takes over a changed map.
+    pub fn update_map(&self, map: VolumeMap) {
+        let volume = lock(&self.volumes).get(&map.id).cloned();
+        if let Some(volume) = volume {
+            lock(&volume).update_map(map);
+        }
+    }
+
+    /// The bricks of a served volume.
+    pub fn volume_status(&self, id: VolumeId) -> Vec<BrickStatus> {
+        let Some(volume) = lock(&self.volumes).get(&id).cloned() else { return Vec::new() };
+        let volume = lock(&volume);
+        volume.map.sets.iter().zip(&volume.sets).filter_map(|(set, state)| {
+            let member = set.members.first()?;
+            let space = state.store.as_ref().ok().and_then(|store| store.space().ok());
+            let bytes = space.map(|s| StatFs {
+                total_bytes: s.f_blocks.saturating_mul(s.f_frsize),
+                free_bytes: s.f_bavail.saturating_mul(s.f_frsize),
+                ..StatFs::default()
+            });
+            let bytes = bytes.unwrap_or_default();
+            Some(BrickStatus {
+                brick: member.brick,
+                set: set.id,
+                path: member.path.clone(),
+                online: state.store.is_ok(),
+                error: state.store.as_ref().err().cloned(),
+                total_bytes: bytes.total_bytes,
+                free_bytes: bytes.free_bytes,
+                damage: state.store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
+            })
+        }).collect()
+    }
+
+    fn find_volume(&self, hello: &Hello) -> Result<Arc<Mutex<Volume>>, String> {
+        let volumes = lock(&self.volumes);
+        let mut named = volumes.values().filter(|volume| {
+            let map = &lock(volume).map;
+            (hello.volume.is_empty() || map.name == hello.volume) && hello.volume_id.is_none_or(|id| id == map.id)
+        });
+        match (named.next(), named.next()) {
+            (Some(volume), None) => Ok(volume.clone()),
+            (Some(_), Some(_)) => Err("this node serves several volumes: name one, as in HOST:/VOLUME".into()),
+            (None, _) if hello.volume.is_empty() => Err("this node serves no volume".into()),
+            (None, _) => Err(format!("volume '{}' does not exist here or is not started", hello.volume)),
+        }
+    }
+
+    /// Greets a client: its sessions of lower numbers are refused from then on, what it says it has
+    /// open counts as open.
+    pub fn hello(&self, hello: &Hello) -> Result<(Welcome, SessionHandle), String> {
+        if !(hello.protocol_min..=hello.protocol_max).contains(&PROTOCOL_VERSION) {
+            return Err(format!(
+                "the client speaks protocol {} to {}, this brickd speaks {PROTOCOL_VERSION}",
+                hello.protocol_min, hello.protocol_max
+            ));
+        }
+        if hello.cluster.is_some_and(|cluster| cluster != self.cluster) {
+            return Err(format!("this node belongs to cluster {}", self.cluster));
+        }
+        let volume = self.find_volume(hello)?;
+        let mut engine = lock(&volume);
+        let client = engine.clients.entry(hello.client).or_default();
+        if hello.session <= client.session {
+            return Err(format!("session {} of this client is over, {} is newer", hello.session, client.session));
+        }
+        client.session = hello.session;
+        let before: Vec<_> = client.opens.keys().copied().collect();
+        client.opens = hello.open_objects.iter().map(|(object, count)| (object.gfid, (object.home, *count))).collect();
+        seen(client, hello.lowest_unanswered);
+        tracing::debug!(client = %hello.client, session = hello.session, "session, {} objects were open", before.len());
+        let map_json = serde_json::to_vec(&engine.map).map_err(|error| error.to_string())?;
+        let welcome = Welcome {
+            protocol: PROTOCOL_VERSION,
+            features: 0,
+            lease_ms: CLIENT_LEASE.as_millis() as u32,
+            map_json: Bytes::from(map_json),
+        };
+        drop(engine);
+        Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }))
+    }
+
+    /// Runs one call of a session.
+    pub fn call(&self, session: &SessionHandle, header: CallHeader, fop: Fop) -> Outcome {
+        let mut volume = lock(&session.volume);
+        let client = volume.clients.entry(session.client).or_default();
+        if client.session > session.session {
+            // A late duplicate in an old connection must not run over newer data (PROTOCOL 13).
+            return Outcome::Reply(FopReply::failed(header.request, Errno::ESTALE));
+        }
+        client.session = session.session;
+        seen(client, header.lowest_unanswered);
+        match volume.call(session.client, &header, fop) {
+            Reply::Now(reply) => Outcome::Reply(reply),
+            Reply::Later(work) => Outcome::Later(work),
+        }
+    }
+
+    /// A session's stream ended: nothing ends with it, the client's lease decides.
+    pub fn session_ended(&self, session: SessionHandle) {
+        tracing::info!(client = %session.client, session = session.session, "session ended");
+    }
+}
+
+/// A message of a client came: its lease goes on, results that it has seen are dropped.
+fn seen(client: &mut Client, lowest_unanswered: u64) {
+    client.last_seen = Some(Instant::now());
+    if client.results.first_key_value().is_some_and(|(request, _)| *request < lowest_unanswered) {
+        client.results = client.results.split_off(&lowest_unanswered);
+    }
+}
+
+fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
+    while let Err(mpsc::RecvTimeoutError::Timeout) = ticks.recv_timeout(TICK) {
+        let Some(host) = host.upgrade() else { return };
+        let volumes: Vec<_> = lock(&host.volumes).values().cloned().collect();
+        for volume in volumes {
+            lock(&volume).tick();
+        }
+    }
+}
+
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
+    if setrlimit(Resource::Nofile, wanted).is_err() {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+            tracing::warn!("the limit of open files could not be raised: {error}");
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Makes a volume: every check of every brick first, then a record of what is about to be made, then the
+//! bricks, then the command. What an interrupted or failed create leaves is put away by that record.
+
+use crate::brick::format::{BrickIdentity, DOT_DIR, initialise, read_identity};
+use crate::manager::CommandId;
+use crate::manager::brick_path::{CheckedBrick, check_brick, check_each_other, parse_brick};
+use crate::manager::store::{PendingBrick, PendingCreate, Store};
+use anyhow::{Context as _, bail};
+use brickfs_common::cluster::command::{Command, CreateVolume, NewBrick, apply, check_new_volume};
+use brickfs_common::cluster::state::VolumeState;
+use brickfs_common::ids::{BrickId, VolumeId};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+
+/// What was asked for.
+pub struct Order<'a> {
+    /// Name of the volume.
+    pub name: &'a str,
+    /// Bricks of a set.
+    pub replica: u16,
+    /// Sets of a stripe group.
+    pub stripe: u16,
+    /// Take doubtful bricks.
+    pub force: bool,
+    /// The bricks as typed.
+    pub bricks: &'a [String],
+}
+
+/// Makes the volume and commits it. On an error nothing is left of it.
+pub fn create_volume(store: &mut Store, id: &CommandId, order: &Order<'_>) -> anyhow::Result<()> {
+    check_new_volume(store.state(), order.name, order.replica, order.stripe, order.bricks.len())?;
+    let checked = check_bricks(store, order)?;
+    let create = decide(store, order, &checked);
+    let next = apply(store.state(), &Command::CreateVolume(create.clone()))?;
+    let pending = PendingCreate {
+        volume: create.id,
+        bricks: checked
+            .iter()
+            .map(|checked| PendingBrick {
+                path: checked.brick.path.clone().into(),
+                old_mode: checked.existing.map(|(mode, _)| mode),
+            })
+            .collect(),
+    };
+    store.put_pending(&pending)?;
+    let made = match next.volumes.get(order.name) {
+        Some(volume) => make_bricks(volume, &pending),
+        None => bail!("the new volume is not in the new state"),
+    };
+    if let Err(error) = made {
+        undo(&pending);
+        store.drop_pending(&pending.volume)?;
+        return Err(error);
+    }
+    store.commit(Some(id), next, Some(create.id))
+}
+
+/// Puts away what creates left that did not come to their commit.
+pub fn clean_interrupted(store: &mut Store) -> anyhow::Result<()> {
+    for pending in store.pending()? {
+        if !store.state().volumes.values().any(|volume| volume.map.id == pending.volume) {
+            tracing::warn!(volume = %pending.volume, "putting away what an interrupted volume create left");
+            undo(&pending);
+        }
+        store.drop_pending(&pending.volume)?;
+    }
+    Ok(())
+}
+
+fn check_bricks(store: &Store, order: &Order<'_>) -> anyhow::Result<Vec<CheckedBrick>> {
+    let mut parsed = Vec::with_capacity(order.bricks.len());
+    for text in order.bricks {
+        let brick = parse_brick(text)?;
+        if store.state().node_by_name(&brick.node) != Some(store.node()) {
+            bail!("brick {brick}: there is no node '{}'; this node is '{}'", brick.node, store.node_name());
+        }
+        parsed.push(brick);
+    }
+    for (i, brick) in parsed.iter().enumerate() {
+        if parsed[..i].contains(brick) {
+            bail!("brick {brick} is given twice: every brick needs a directory of its own");
+        }
+    }
+    let checked: anyhow::Result<Vec<CheckedBrick>> =
+        parsed.into_iter().map(|brick| check_brick(brick, store.state(), order.force)).collect();
+    let checked = checked?;
+    check_each_other(&checked, order.name)?;
+    Ok(checked)
+}
+
+/// Decides ids and weights. Bricks that share a disk share its capacity.
+fn decide(store: &Store, order: &Order<'_>, checked: &[CheckedBrick]) -> CreateVolume {
+    let bricks = checked
+        .iter()
+        .map(|one| {
+            let sharing = checked.iter().filter(|other| other.device == one.device).count() as u64;
+            NewBrick {
+                brick: BrickId(rand::random()),
+                node: store.node(),
+                path: one.brick.path.clone(),
+                weight: one.total_bytes / sharing.max(1),
+            }
+        })
+        .collect();
+    CreateVolume {
+        name: order.name.to_owned(),
+        id: VolumeId(rand::random()),
+        replica: order.replica,
+        stripe: order.stripe,
+        force: order.force,
+        bricks,
+    }
+}
+
+fn make_bricks(volume: &VolumeState, pending: &PendingCreate) -> anyhow::Result<()> {
+    for set in &volume.map.sets {
+        for member in &set.members {
+            let path = Path::new(&member.path);
+            let existed = pending.bricks.iter().any(|brick| brick.path == path && brick.old_mode.is_some());
+            if !existed {
+                let made = fs::DirBuilder::new().mode(0o755).create(path);
+                made.with_context(|| format!("cannot make brick directory {}", path.display()))?;
+                if let Some(parent) = path.parent() {
+                    File::open(parent)?.sync_all()?;
+                }
+            }
+            let identity = BrickIdentity {
+                cluster: volume.map.cluster,
+                volume: volume.map.id,
+                volume_name: volume.map.name.clone(),
+                brick: member.brick,
+                incarnation: member.incarnation,
+                set: set.id,
+                is_root_home: set.id == volume.map.root_home,
+            };
+            initialise(path, &identity)
+                .with_context(|| format!("cannot make brick {}:{}", member.node_name, member.path))?;
+        }
+    }
+    Ok(())
+}
+
+fn undo(pending: &PendingCreate) {
+    for brick in &pending.bricks {
+        if let Err(error) = undo_brick(&pending.volume, brick) {
+            let path = brick.path.display().to_string();
+            tracing::warn!(path, error = format!("{error:#}"), "a brick directory was left behind");
+        }
+    }
+}
+
+/// Takes our marks off one brick directory, unless it is another volume's by now.
+fn undo_brick(volume: &VolumeId, brick: &PendingBrick) -> anyhow::Result<()> {
+    let path = &brick.path;
+    if !path.is_dir() {
+        return Ok(());
+    }
+    let dot = path.join(DOT_DIR);
+    // `format` is written last: without it the create did not finish this brick, and it is nobody's.
+    if dot.join("format").exists() {
+        match read_identity(path)? {
+            Some(identity) if identity.volume != *volume => bail!("it belongs to volume '{}'", identity.volume_name),
+            _ => (),
+        }
+    }
+    if dot.exists() {
+        fs::remove_dir_all(&dot)?;
+    }
+    match brick.old_mode {
+        None => fs::remove_dir(path)?,
+        Some(mode) => {
+            remove_our_xattrs(path)?;
+            fs::set_permissions(path, Permissions::from_mode(mode))?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_our_xattrs(path: &Path) -> anyhow::Result<()> {
+    let mut names = vec![0u8; 1 << 16];
+    let length = match rustix::fs::listxattr(path, &mut names[..]) {
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(()),
+        length => length?,
+    };
+    for name in names[..length].split(|b| *b == 0).filter(|name| name.starts_with(b"trusted.brickfs.")) {
+        rustix::fs::removexattr(path, name)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(dir: &Path) -> Store {
+        Store::open(dir, None, "node-1").unwrap()
+    }
+
+    fn create(store: &mut Store, name: &str, bricks: &[String]) -> anyhow::Result<()> {
+        create_volume(store, &[1; 16], &Order { name, replica: 1, stripe: 1, force: true, bricks })
+    }
+
+    #[test]
+    fn a_failed_check_of_one_brick_leaves_nothing_of_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(&dir.path().join("state"));
+        fs::write(dir.path().join("b2"), "a file").unwrap();
+        let bricks = ["b1", "b2"].map(|name| format!("node-1:{}/{name}", dir.path().display()));
+        assert!(create(&mut store, "demo", &bricks).is_err());
+        assert!(!dir.path().join("b1").exists());
+        assert!(store.state().volumes.is_empty() && store.pending().unwrap().is_empty());
+        let error = create(&mut store, "demo", &["node-9:/x".to_owned()]).unwrap_err().to_string();
+        assert!(error.contains("node-9"), "{error}");
+    }
+
+    #[test]
+    fn what_an_interrupted_create_left_is_put_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = store(&dir.path().join("state"));
+        let (made, kept) = (dir.path().join("made"), dir.path().join("kept"));
+        for brick in [&made, &kept] {
+            fs::create_dir_all(brick.join(".brickfs/handles")).unwrap();
+        }
+        let bricks = vec![
+            PendingBrick { path: made.clone(), old_mode: None },
+            PendingBrick { path: kept.clone(), old_mode: Some(0o700) },
+            PendingBrick { path: dir.path().join("never"), old_mode: None },
+        ];
+        store.put_pending(&PendingCreate { volume: VolumeId([5; 16]), bricks }).unwrap();
+        clean_interrupted(&mut store).unwrap();
+        assert!(!made.exists() && kept.is_dir() && !kept.join(".brickfs").exists());
+        assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o700);
+        assert!(store.pending().unwrap().is_empty());
+    }
+}
