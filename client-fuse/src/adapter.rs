@@ -545,7 +545,11 @@ impl Filesystem for Mount {
         let (parent, name) = or_reply!(reply, self.0.named(parent, name));
         let (new_parent, new_name) = or_reply!(reply, self.0.named(newparent, newname));
         let flags = or_reply!(reply, RenameFlags::from_bits(flags.bits()));
-        self.0.simple(caller(req), Fop::Rename { parent, name, new_parent, new_name, flags }, false, reply);
+        if flags.exchange {
+            // The reply has the attributes of one of the two alone.
+            lock(&self.0.inodes).drop_attrs();
+        }
+        self.0.simple(caller(req), Fop::Rename { parent, name, new_parent, new_name, flags }, true, reply);
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
@@ -701,8 +705,7 @@ impl Filesystem for Mount {
         self.0.volume.submit(caller(req), Fop::StatFs, move |answer| match answer.result {
             Ok(Answer::Space(s)) => {
                 let blocks = |bytes: u64| bytes / 4096;
-                let (total, free, available) =
-                    (blocks(s.total_bytes), blocks(s.free_bytes), blocks(s.available_bytes));
+                let (total, free, available) = (blocks(s.total_bytes), blocks(s.free_bytes), blocks(s.available_bytes));
                 reply.statfs(total, free, available, s.total_inodes, s.free_inodes, 4096, 255, 4096);
             }
             Ok(_) => reply.error(fuser::Errno::EIO),
@@ -759,11 +762,8 @@ impl Filesystem for Mount {
         reply: ReplyCreate,
     ) {
         let (parent, name) = or_reply!(reply, self.0.named(parent, name));
-        let making = Making::File {
-            open: true,
-            exclusive: flags & libc::O_EXCL != 0,
-            truncate: flags & libc::O_TRUNC != 0,
-        };
+        let making =
+            Making::File { open: true, exclusive: flags & libc::O_EXCL != 0, truncate: flags & libc::O_TRUNC != 0 };
         let state = self.0.clone();
         let fop = Fop::Make { parent, name, making, perm: mode & 0o7777, umask };
         self.0.volume.submit(caller(req), fop, move |answer| {

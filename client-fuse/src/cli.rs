@@ -12,7 +12,12 @@ const CLIENT_CONFIG: &str = "/etc/brickfs/client.toml";
 
 /// Mounts a BrickFS volume.
 #[derive(Parser)]
-#[command(name = "brickfs", version, about, after_help = "Examples:\n  brickfs /mnt/vol\n  brickfs localhost:/vol /mnt/vol -o ro\n  mount -t fuse 'brickfs#localhost:/vol/sub' /mnt/vol\n  mount -t brickfs localhost:/vol /mnt/vol")]
+#[command(
+    name = "brickfs",
+    version,
+    about,
+    after_help = "Examples:\n  brickfs /mnt/vol\n  brickfs localhost:/vol /mnt/vol -o ro\n  mount -t fuse 'brickfs#localhost:/vol/sub' /mnt/vol\n  mount -t brickfs localhost:/vol /mnt/vol"
+)]
 struct Arguments {
     /// [SOURCE] MOUNTPOINT: the source is HOST[,HOST...]:/VOLUME[/SUBDIRECTORY]; without one the volume of
     /// /etc/brickfs/client.toml, else the only volume of this node
@@ -84,6 +89,8 @@ pub struct MountPlan {
     pub strict: bool,
     /// Read-only.
     pub read_only: bool,
+    /// Change the flags of the mount that is there.
+    pub remount: bool,
     /// Flags of mount(8) to pass on.
     pub flags: Vec<String>,
     /// Stay.
@@ -94,14 +101,30 @@ pub struct MountPlan {
     pub status_fd: Option<i32>,
 }
 
+/// Beginnings of options that are for others: systemd, older helpers, and those that the kernel shows for a
+/// mount and mount(8) hands back with `remount`.
+const KERNEL_OPTIONS: [&str; 9] =
+    ["x-", "fsname=", "subtype=", "comment=", "user_id=", "group_id=", "rootmode=", "max_read=", "blksize="];
+
 /// Options of mount(8) and systemd that say nothing to a file system.
 fn is_ignored(option: &str) -> bool {
     let ignored = [
-        "rw", "defaults", "auto", "noauto", "_netdev", "nofail", "user", "users", "nouser", "allow_other",
-        "default_permissions", "relatime", "strictatime", "async", "",
+        "defaults",
+        "auto",
+        "noauto",
+        "_netdev",
+        "nofail",
+        "user",
+        "users",
+        "nouser",
+        "allow_other",
+        "default_permissions",
+        "relatime",
+        "strictatime",
+        "async",
+        "",
     ];
-    ignored.contains(&option)
-        || ["x-", "fsname=", "subtype=", "comment="].iter().any(|prefix| option.starts_with(prefix))
+    ignored.contains(&option) || KERNEL_OPTIONS.iter().any(|prefix| option.starts_with(prefix))
 }
 
 /// Reads the command line.
@@ -150,6 +173,7 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
         timeout: Some(Duration::from_secs(30)),
         strict: false,
         read_only: false,
+        remount: false,
         flags: Vec::new(),
         foreground: typed.foreground,
         log_file: typed.log_file,
@@ -163,8 +187,11 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
     for option in typed.options.iter().flat_map(|text| text.split(',')) {
         match option {
             "ro" => plan.read_only = true,
+            "rw" => plan.read_only = false,
+            "remount" => plan.remount = true,
             "strict" => plan.strict = true,
-            "suid" | "nosuid" | "dev" | "nodev" | "exec" | "noexec" | "atime" | "noatime" | "sync" | "dirsync" => {
+            "suid" | "nosuid" | "dev" | "nodev" | "exec" | "noexec" | "atime" | "noatime" | "nodiratime" | "sync"
+            | "dirsync" => {
                 plan.flags.push(option.to_owned());
             }
             _ if option.starts_with("timeout=") => plan.timeout = seconds(&option[8..])?,
@@ -195,8 +222,12 @@ mod tests {
     fn all_forms_of_mount_are_understood() {
         let p = plan(&["/mnt/vol"]).unwrap();
         assert_eq!((p.volume.as_str(), p.mountpoint.to_str()), ("", Some("/mnt/vol")));
-        let p = plan(&["host1,host2:/vol/sub/dir", "/mnt", "-o", "rw,_netdev,nofail,x-systemd.automount,nodev"]).unwrap();
-        assert_eq!((p.volume.as_str(), p.subdirectory, p.flags), ("vol", vec!["sub".into(), "dir".into()], vec!["nodev".into()]));
+        let p =
+            plan(&["host1,host2:/vol/sub/dir", "/mnt", "-o", "rw,_netdev,nofail,x-systemd.automount,nodev"]).unwrap();
+        assert_eq!(
+            (p.volume.as_str(), p.subdirectory, p.flags),
+            ("vol", vec!["sub".into(), "dir".into()], vec!["nodev".into()])
+        );
         let p = plan(&["h:/v", "/mnt", "-o", "ro,strict,timeout=0"]).unwrap();
         assert!(p.read_only && p.strict && p.timeout.is_none());
     }

@@ -77,7 +77,9 @@ mod tests {
 
     #[test]
     fn times_before_1970_keep_their_nanoseconds() {
-        for t in [Timestamp { sec: -5, nsec: 250 }, Timestamp { sec: -1, nsec: 0 }, Timestamp { sec: 7, nsec: 999_999_999 }] {
+        for t in
+            [Timestamp { sec: -5, nsec: 250 }, Timestamp { sec: -1, nsec: 0 }, Timestamp { sec: 7, nsec: 999_999_999 }]
+        {
             assert_eq!(set_time(TimeOrNow::SpecificTime(system_time(t))), SetTime::At(t));
         }
     }

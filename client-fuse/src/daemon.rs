@@ -2,12 +2,12 @@
 
 use crate::adapter::Mount;
 use crate::cli::MountPlan;
+use crate::kernel_mount::{KernelOptions, change_flags, start_session};
 use anyhow::{Context as _, bail, ensure};
 use brickfs_client::volume::{Caller, ConnectOptions, Volume};
 use brickfs_common::fop::{Fop, ObjectRef};
 use brickfs_common::ids::Gfid;
 use brickfs_common::name::Name;
-use fuser::{Config, MountOption, SessionACL};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
@@ -16,6 +16,12 @@ use std::process::{Command, Stdio};
 
 /// What a background mount writes when it is up.
 const UP: &[u8] = b"up";
+
+/// Changes the flags of a mount that is there.
+pub fn remount(plan: &MountPlan) -> anyhow::Result<()> {
+    let options = KernelOptions { source: plan.source.clone(), read_only: plan.read_only, flags: plan.flags.clone() };
+    change_flags(&plan.mountpoint, &options)
+}
 
 /// Starts this program again in a session of its own and waits until it has mounted or failed.
 pub fn run_background(plan: &MountPlan) -> anyhow::Result<()> {
@@ -95,7 +101,12 @@ fn start_log(plan: &MountPlan) -> anyhow::Result<()> {
 }
 
 fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
-    let metadata = std::fs::metadata(path).with_context(|| format!("mount point {}", path.display()))?;
+    let metadata = std::fs::metadata(path).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOTCONN) => {
+            anyhow::anyhow!("mount point {0}: a dead mount is there; run umount {0} first", path.display())
+        }
+        _ => anyhow::Error::new(error).context(format!("mount point {}", path.display())),
+    })?;
     ensure!(metadata.is_dir(), "mount point {} is not a directory", path.display());
     Ok(())
 }
@@ -106,45 +117,18 @@ fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume)>
         ConnectOptions { sockets: vec![plan.socket.clone()], volume: plan.volume.clone(), timeout: plan.timeout };
     let volume = Volume::connect(options)?;
     let root = find_root(&volume, &plan.subdirectory)?;
-    let mut config = Config::default();
-    config.mount_options = mount_options(plan, &volume);
-    config.n_threads = Some(2);
-    config.clone_fd = true;
-    config.acl = if rustix::process::geteuid().is_root() { SessionACL::All } else { SessionACL::Owner };
+    let source = match plan.source.strip_suffix(":/") {
+        Some(host) => format!("{host}:/{}", volume.map().name),
+        None => plan.source.clone(),
+    };
+    let options = KernelOptions { source, read_only: plan.read_only, flags: plan.flags.clone() };
     let filesystem = Mount::new(volume.clone(), root, plan.strict);
-    let session = fuser::Session::new(filesystem, &plan.mountpoint, &config)
-        .with_context(|| format!("cannot mount on {}", plan.mountpoint.display()))?;
+    let session = start_session(filesystem, &plan.mountpoint, &options)?;
     let session = session.spawn().context("cannot start the FUSE session")?;
     // Answers only when the session serves; from here on the mount is usable.
     let device = rustix::fs::stat(&plan.mountpoint).context("the mount does not answer")?.st_dev;
     raise_readahead(device);
     Ok((session, volume))
-}
-
-fn mount_options(plan: &MountPlan, volume: &Volume) -> Vec<MountOption> {
-    let source = if plan.source.ends_with(":/") { format!("{}{}", plan.source, volume.map().name) } else { plan.source.clone() };
-    let mut options = vec![
-        MountOption::FSName(source),
-        MountOption::Subtype("brickfs".into()),
-        MountOption::DefaultPermissions,
-        if plan.read_only { MountOption::RO } else { MountOption::RW },
-    ];
-    let has = |flag: &str| plan.flags.iter().any(|f| f == flag);
-    options.push(if has("nosuid") { MountOption::NoSuid } else { MountOption::Suid });
-    options.push(if has("nodev") { MountOption::NoDev } else { MountOption::Dev });
-    if has("noexec") {
-        options.push(MountOption::NoExec);
-    }
-    if has("noatime") {
-        options.push(MountOption::NoAtime);
-    }
-    if has("sync") {
-        options.push(MountOption::Sync);
-    }
-    if has("dirsync") {
-        options.push(MountOption::DirSync);
-    }
-    options
 }
 
 /// Walks to the directory that becomes the mount's root.
@@ -155,7 +139,10 @@ fn find_root(volume: &Volume, subdirectory: &[String]) -> anyhow::Result<ObjectR
         let reply = volume.call(Caller::default(), Fop::Lookup { parent: at, name });
         let attr = match (reply.result, reply.attr) {
             (Ok(_), Some(attr)) => attr,
-            (result, _) => bail!("subdirectory '{part}' of the volume: {}", result.err().map_or("no answer".into(), |e| e.to_string())),
+            (result, _) => bail!(
+                "subdirectory '{part}' of the volume: {}",
+                result.err().map_or("no answer".into(), |e| e.to_string())
+            ),
         };
         at = ObjectRef { gfid: attr.gfid, home: attr.home };
     }

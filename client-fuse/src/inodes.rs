@@ -30,8 +30,7 @@ pub struct InodeTable {
 impl InodeTable {
     /// A table with the root alone, which the kernel never forgets.
     pub fn new(root: ObjectRef, is_strict: bool) -> InodeTable {
-        let mut table =
-            InodeTable { inodes: HashMap::new(), aliases: HashMap::new(), root, is_strict };
+        let mut table = InodeTable { inodes: HashMap::new(), aliases: HashMap::new(), root, is_strict };
         table.inodes.insert(1, Inode { object: root, lookups: 1, attr: None });
         table
     }
@@ -88,6 +87,11 @@ impl InodeTable {
         }
     }
 
+    /// Drops what is kept of all attributes.
+    pub fn drop_attrs(&mut self) {
+        self.inodes.values_mut().for_each(|inode| inode.attr = None);
+    }
+
     /// The kernel forgets `count` lookups.
     pub fn forget(&mut self, ino: u64, count: u64) {
         if ino == 1 {
@@ -112,8 +116,24 @@ mod tests {
     fn attr(gfid: Gfid) -> Attr {
         let t = Default::default();
         Attr {
-            gfid, home: SetId(0), kind: Kind::File, perm: 0, uid: 0, gid: 0, nlink: 1, size: 0, blocks: 0, rdev: 0,
-            atime: t, mtime: t, ctime: t, btime: t, project: 0, has_capability: false, has_acl: false, change: 0,
+            gfid,
+            home: SetId(0),
+            kind: Kind::File,
+            perm: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            blocks: 0,
+            rdev: 0,
+            atime: t,
+            mtime: t,
+            ctime: t,
+            btime: t,
+            project: 0,
+            has_capability: false,
+            has_acl: false,
+            change: 0,
         }
     }
 

@@ -6,6 +6,7 @@ mod convert;
 mod daemon;
 mod dirs;
 mod inodes;
+mod kernel_mount;
 mod writes;
 
 use std::process::ExitCode;
@@ -24,7 +25,11 @@ fn main() -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let outcome = if plan.foreground { daemon::run_foreground(&plan) } else { daemon::run_background(&plan) };
+    let outcome = match &plan {
+        plan if plan.remount => daemon::remount(plan),
+        plan if plan.foreground => daemon::run_foreground(plan),
+        plan => daemon::run_background(plan),
+    };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

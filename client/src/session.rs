@@ -2,8 +2,8 @@
 //! itself. A lost session is replaced, what waits is sent again under its old numbers.
 
 use crate::volume::{ConnectError, Shared, wire_hello};
-use brickfs_common::fop::{Fop, FopReply, MESSAGE_MAX_BYTES};
 use brickfs_common::errno::Errno;
+use brickfs_common::fop::{Fop, FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::ServerMessage;
 use brickfs_proto::v1::fops_client::FopsClient;
 use brickfs_proto::v1::{Call, Reply};

@@ -46,11 +46,7 @@ pub fn compute_inherited(default_acl: Option<&[u8]>, perm: u32, umask: u32, is_d
         entry[2..4].copy_from_slice(&allowed.to_le_bytes());
         bits |= u32::from(allowed) << shift;
     }
-    Inherited {
-        perm: bits,
-        access: (entry_count > 3).then_some(access),
-        default: is_directory.then(|| acl.to_vec()),
-    }
+    Inherited { perm: bits, access: (entry_count > 3).then_some(access), default: is_directory.then(|| acl.to_vec()) }
 }
 
 #[cfg(test)]

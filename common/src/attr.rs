@@ -41,17 +41,9 @@ impl Kind {
 
     /// The kind that a mode's `S_IFMT` bits name.
     pub fn from_mode(mode: u32) -> Option<Kind> {
-        [
-            Kind::Fifo,
-            Kind::CharDevice,
-            Kind::Directory,
-            Kind::BlockDevice,
-            Kind::File,
-            Kind::Symlink,
-            Kind::Socket,
-        ]
-        .into_iter()
-        .find(|kind| kind.mode_bits() == mode & 0o170000)
+        [Kind::Fifo, Kind::CharDevice, Kind::Directory, Kind::BlockDevice, Kind::File, Kind::Symlink, Kind::Socket]
+            .into_iter()
+            .find(|kind| kind.mode_bits() == mode & 0o170000)
     }
 
     /// Kinds that a brick keeps as a record in an empty ordinary file, never as the real thing.
@@ -146,15 +138,9 @@ mod tests {
 
     #[test]
     fn kinds_and_mode_bits_are_one_to_one() {
-        for kind in [
-            Kind::File,
-            Kind::Directory,
-            Kind::Symlink,
-            Kind::Fifo,
-            Kind::Socket,
-            Kind::CharDevice,
-            Kind::BlockDevice,
-        ] {
+        for kind in
+            [Kind::File, Kind::Directory, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::CharDevice, Kind::BlockDevice]
+        {
             assert_eq!(Kind::from_mode(kind.mode_bits() | 0o7777), Some(kind));
         }
         assert_eq!(Kind::from_mode(0o777), None);

@@ -105,29 +105,105 @@ pub struct WriteFlags {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs)] // operations and operands are those of the POSIX calls that they are named after
 pub enum Fop {
-    Lookup { parent: ObjectRef, name: Name },
-    GetAttr { object: ObjectRef },
-    SetAttr { object: ObjectRef, set: SetAttr },
-    ReadLink { object: ObjectRef },
-    Make { parent: ObjectRef, name: Name, making: Making, perm: u32, umask: u32 },
-    Unlink { parent: ObjectRef, name: Name },
-    Rmdir { parent: ObjectRef, name: Name },
-    Rename { parent: ObjectRef, name: Name, new_parent: ObjectRef, new_name: Name, flags: RenameFlags },
-    Link { object: ObjectRef, new_parent: ObjectRef, new_name: Name },
-    Open { object: ObjectRef, truncate: bool },
-    Release { object: ObjectRef },
-    Read { object: ObjectRef, offset: u64, size: u32 },
-    Write { object: ObjectRef, offset: u64, data: Bytes, flags: WriteFlags },
-    Fallocate { object: ObjectRef, mode: i32, offset: u64, length: u64 },
-    Seek { object: ObjectRef, offset: u64, whence: i32 },
-    Fsync { object: ObjectRef, data_only: bool },
+    Lookup {
+        parent: ObjectRef,
+        name: Name,
+    },
+    GetAttr {
+        object: ObjectRef,
+    },
+    SetAttr {
+        object: ObjectRef,
+        set: SetAttr,
+    },
+    ReadLink {
+        object: ObjectRef,
+    },
+    Make {
+        parent: ObjectRef,
+        name: Name,
+        making: Making,
+        perm: u32,
+        umask: u32,
+    },
+    Unlink {
+        parent: ObjectRef,
+        name: Name,
+    },
+    Rmdir {
+        parent: ObjectRef,
+        name: Name,
+    },
+    Rename {
+        parent: ObjectRef,
+        name: Name,
+        new_parent: ObjectRef,
+        new_name: Name,
+        flags: RenameFlags,
+    },
+    Link {
+        object: ObjectRef,
+        new_parent: ObjectRef,
+        new_name: Name,
+    },
+    Open {
+        object: ObjectRef,
+        truncate: bool,
+    },
+    Release {
+        object: ObjectRef,
+    },
+    Read {
+        object: ObjectRef,
+        offset: u64,
+        size: u32,
+    },
+    Write {
+        object: ObjectRef,
+        offset: u64,
+        data: Bytes,
+        flags: WriteFlags,
+    },
+    Fallocate {
+        object: ObjectRef,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    },
+    Seek {
+        object: ObjectRef,
+        offset: u64,
+        whence: i32,
+    },
+    Fsync {
+        object: ObjectRef,
+        data_only: bool,
+    },
     /// Entries of a directory that are homed on the addressed set, in cookie order, after `after`.
-    ReadDir { directory: ObjectRef, after: u64, limit: u32, plus: bool },
+    ReadDir {
+        directory: ObjectRef,
+        after: u64,
+        limit: u32,
+        plus: bool,
+    },
     StatFs,
-    SetXattr { object: ObjectRef, name: Bytes, value: Bytes, flags: u32 },
-    GetXattr { object: ObjectRef, name: Bytes },
-    ListXattr { object: ObjectRef },
-    RemoveXattr { object: ObjectRef, name: Bytes },
+    SetXattr {
+        object: ObjectRef,
+        name: Bytes,
+        value: Bytes,
+        flags: u32,
+    },
+    GetXattr {
+        object: ObjectRef,
+        name: Bytes,
+    },
+    ListXattr {
+        object: ObjectRef,
+    },
+    RemoveXattr {
+        object: ObjectRef,
+        name: Bytes,
+    },
     /// Keeps the client's lease.
     Renew,
 }
@@ -135,9 +211,7 @@ pub enum Fop {
 impl Fop {
     /// Whether the operation changes the volume: such a request runs once however often it arrives.
     pub fn is_mutation(&self) -> bool {
-        use Fop::{
-            Fallocate, Link, Make, Open, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, Unlink, Write,
-        };
+        use Fop::{Fallocate, Link, Make, Open, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, Unlink, Write};
         match self {
             SetAttr { .. } | Make { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } | Link { .. } => true,
             Write { .. } | Fallocate { .. } | SetXattr { .. } | RemoveXattr { .. } => true,

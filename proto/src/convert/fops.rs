@@ -377,9 +377,7 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
             let limit = c.length.clamp(1, PAGE_ENTRIES_MAX) as u32;
             Fop::ReadDir { directory: object, after: c.offset, limit, plus: c.flags & YES != 0 }
         }
-        Op::Read if c.length <= 2 * PIECE_BYTES as u64 => {
-            Fop::Read { object, offset: c.offset, size: c.length as u32 }
-        }
+        Op::Read if c.length <= 2 * PIECE_BYTES as u64 => Fop::Read { object, offset: c.offset, size: c.length as u32 },
         Op::Write if c.data.len() <= PIECE_BYTES => {
             let flags = WriteFlags {
                 append: c.flags & WRITE_APPEND != 0,

@@ -65,9 +65,14 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
         home: if identity.is_root_home { identity.set } else { SetId(u16::MAX) },
         subdirs: 0,
     };
-    rustix::fs::setxattr(brick_dir, META_XATTR, &meta.encode(), rustix::fs::XattrFlags::empty()).with_context(|| {
-        format!("{}: the file system takes no trusted.* extended attributes; use ext4, xfs, btrfs or tmpfs", brick_dir.display())
-    })?;
+    rustix::fs::setxattr(brick_dir, META_XATTR, &meta.encode(), rustix::fs::XattrFlags::empty()).with_context(
+        || {
+            format!(
+                "{}: the file system takes no trusted.* extended attributes; use ext4, xfs, btrfs or tmpfs",
+                brick_dir.display()
+            )
+        },
+    )?;
     std::fs::set_permissions(brick_dir, std::fs::Permissions::from_mode(0o755))?;
     let file = FormatFile { version: FORMAT_VERSION, features: Vec::new(), identity: identity.clone() };
     let tmp = dot.join("format.tmp");
@@ -94,8 +99,7 @@ pub fn read_identity(brick_dir: &Path) -> anyhow::Result<Option<BrickIdentity>> 
     if version != u64::from(FORMAT_VERSION) {
         bail!("{} has format version {version}, this brickd reads version {FORMAT_VERSION}", brick_dir.display());
     }
-    let file: FormatFile =
-        serde_json::from_value(value).with_context(|| format!("{} is damaged", path.display()))?;
+    let file: FormatFile = serde_json::from_value(value).with_context(|| format!("{} is damaged", path.display()))?;
     if let Some(feature) = file.features.first() {
         bail!("{} needs the feature '{feature}', which this brickd does not have", brick_dir.display());
     }

@@ -76,8 +76,7 @@ impl Host {
         rustix::process::umask(rustix::fs::Mode::empty());
         raise_open_files();
         let (ticker, ticks) = mpsc::channel::<()>();
-        let host =
-            Arc::new(Host { cluster, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
+        let host = Arc::new(Host { cluster, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
         let weak = Arc::downgrade(&host);
         std::thread::Builder::new()
             .name("brick-tick".into())
@@ -117,26 +116,32 @@ impl Host {
     pub fn volume_status(&self, id: VolumeId) -> Vec<BrickStatus> {
         let Some(volume) = lock(&self.volumes).get(&id).cloned() else { return Vec::new() };
         let volume = lock(&volume);
-        volume.map.sets.iter().zip(&volume.sets).filter_map(|(set, state)| {
-            let member = set.members.first()?;
-            let space = state.store.as_ref().ok().and_then(|store| store.space().ok());
-            let bytes = space.map(|s| StatFs {
-                total_bytes: s.f_blocks.saturating_mul(s.f_frsize),
-                free_bytes: s.f_bavail.saturating_mul(s.f_frsize),
-                ..StatFs::default()
-            });
-            let bytes = bytes.unwrap_or_default();
-            Some(BrickStatus {
-                brick: member.brick,
-                set: set.id,
-                path: member.path.clone(),
-                online: state.store.is_ok(),
-                error: state.store.as_ref().err().cloned(),
-                total_bytes: bytes.total_bytes,
-                free_bytes: bytes.free_bytes,
-                damage: state.store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
+        volume
+            .map
+            .sets
+            .iter()
+            .zip(&volume.sets)
+            .filter_map(|(set, state)| {
+                let member = set.members.first()?;
+                let space = state.store.as_ref().ok().and_then(|store| store.space().ok());
+                let bytes = space.map(|s| StatFs {
+                    total_bytes: s.f_blocks.saturating_mul(s.f_frsize),
+                    free_bytes: s.f_bavail.saturating_mul(s.f_frsize),
+                    ..StatFs::default()
+                });
+                let bytes = bytes.unwrap_or_default();
+                Some(BrickStatus {
+                    brick: member.brick,
+                    set: set.id,
+                    path: member.path.clone(),
+                    online: state.store.is_ok(),
+                    error: state.store.as_ref().err().cloned(),
+                    total_bytes: bytes.total_bytes,
+                    free_bytes: bytes.free_bytes,
+                    damage: state.store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
+                })
             })
-        }).collect()
+            .collect()
     }
 
     fn find_volume(&self, hello: &Hello) -> Result<Arc<Mutex<Volume>>, String> {

@@ -4,9 +4,7 @@
 
 use super::{Store, dir_handle_path, errno, handle_path, limbo_gfid, open_dir, proc_path};
 use crate::brick::effect::{NewObject, Place, Rest, Step};
-use crate::brick::meta::{
-    HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_XATTR, Meta,
-};
+use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_XATTR, Meta};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
@@ -350,7 +348,8 @@ impl Store {
     fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), time: Timestamp) -> Result<(), Errno> {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             let (a, b) = (self.dir(&one.1.parent())?, self.dir(&two.1.parent())?);
-            rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE).map_err(errno)?;
+            rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE)
+                .map_err(errno)?;
         }
         for (gfid, place) in [(one.0, two.1), (two.0, one.1)] {
             if self.meta(&gfid)?.kind == Kind::Directory {

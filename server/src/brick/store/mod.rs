@@ -12,9 +12,7 @@ mod recover;
 
 use crate::brick::format::DOT_DIR;
 use crate::brick::log::EffectLog;
-use crate::brick::meta::{
-    HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_LEN, META_XATTR, Meta, MetaError,
-};
+use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_LEN, META_XATTR, Meta, MetaError};
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
@@ -295,12 +293,11 @@ impl Store {
             return rustix::fs::fstat(&*dir).map_err(errno);
         }
         match rustix::fs::statat(&self.handles, handle_path(gfid), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(rustix::io::Errno::NOENT) => {
-                rustix::fs::statat(&self.orphans, gfid.hex(), AtFlags::SYMLINK_NOFOLLOW).map_err(|e| match e {
+            Err(rustix::io::Errno::NOENT) => rustix::fs::statat(&self.orphans, gfid.hex(), AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(|e| match e {
                     rustix::io::Errno::NOENT => Errno::ESTALE,
                     other => errno(other),
-                })
-            }
+                }),
             other => other.map_err(errno),
         }
     }
@@ -332,12 +329,11 @@ impl Store {
         }
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = match rustix::fs::openat(&self.handles, handle_path(gfid), flags, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => {
-                rustix::fs::openat(&self.orphans, gfid.hex(), flags, Mode::empty()).map_err(|e| match e {
+            Err(rustix::io::Errno::NOENT) => rustix::fs::openat(&self.orphans, gfid.hex(), flags, Mode::empty())
+                .map_err(|e| match e {
                     rustix::io::Errno::NOENT => Errno::ESTALE,
                     other => errno(other),
-                })?
-            }
+                })?,
             other => other.map_err(errno)?,
         };
         let fd = Arc::new(fd);

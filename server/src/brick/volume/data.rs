@@ -102,7 +102,6 @@ impl Volume {
         let length = data.len() as u32;
         let step = Step::Write { gfid: object.gfid.0, offset, length, append: flags.append };
         let outcome = Outcome { written: Some((length, offset)), ..of(object) };
-        // Only an append must not run twice; other writes bring the same bytes to the same place.
         let effect = self.log(asker, object.home, vec![(object.home, step)], outcome)?;
         let written = write_all(&file, offset, data);
         if let Err(error) = written {
@@ -113,9 +112,7 @@ impl Volume {
             self.log(asker, object.home, Vec::new(), aborted)?;
             return Err(error);
         }
-        if flags.append {
-            self.remember(object.home, &effect);
-        }
+        self.remember(object.home, &effect);
         let answer = Answer::Written { count: length, offset };
         let attr = if flags.append { self.attr(object).ok() } else { None };
         Ok((FopReply { result: Ok(answer), attr, ..done(asker.request) }, file))

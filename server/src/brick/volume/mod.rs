@@ -251,9 +251,9 @@ impl Volume {
 
     /// Adds the steps that give `set` a copy of a directory and of what is above it.
     fn plan_copy(&mut self, set: SetId, dir: ObjectRef, steps: &mut Vec<(SetId, Step)>) -> Result<(), Errno> {
-        let is_planned = steps.iter().any(|(on, step)| {
-            *on == set && matches!(step, Step::Make { object, .. } if object.gfid == dir.gfid.0)
-        });
+        let is_planned = steps
+            .iter()
+            .any(|(on, step)| *on == set && matches!(step, Step::Make { object, .. } if object.gfid == dir.gfid.0));
         if is_planned || self.store(set)?.has_dir(&dir.gfid)? {
             return Ok(());
         }
@@ -293,7 +293,8 @@ impl Volume {
         let reserve_percent = self.reserve_percent;
         let state = self.sets.get_mut(usize::from(set.0)).ok_or(Errno::ESTALE)?;
         let store = state.store.as_ref().map_err(|_| Errno::EIO)?;
-        let is_fresh = |(at, written, _): &(Instant, u64, _)| at.elapsed() < SPACE_AGE && *written < SPACE_WRITTEN_BYTES;
+        let is_fresh =
+            |(at, written, _): &(Instant, u64, _)| at.elapsed() < SPACE_AGE && *written < SPACE_WRITTEN_BYTES;
         if !state.space.as_ref().is_some_and(is_fresh) {
             state.space = Some((Instant::now(), 0, store.space()?));
         }
@@ -526,9 +527,8 @@ fn done(request: u64) -> FopReply {
 fn open_store(map: &VolumeMap, set: &SetMap, effects: &mut Vec<(SetId, Effect)>) -> anyhow::Result<Store> {
     let member = set.members.first().context("the set has no brick")?;
     let path = Path::new(&member.path);
-    let found = read_identity(path)?.with_context(|| {
-        format!("{} has no .brickfs: is its disk mounted? Nothing was made in it", path.display())
-    })?;
+    let found = read_identity(path)?
+        .with_context(|| format!("{} has no .brickfs: is its disk mounted? Nothing was made in it", path.display()))?;
     let is_root_home = map.root_home == set.id;
     let expected = BrickIdentity {
         cluster: map.cluster,

@@ -175,8 +175,7 @@ impl Volume {
         let rest = self.choose_rest(found.object)?;
         let place = Place::new(parent.gfid, name);
         let home = found.object.home;
-        let mut steps =
-            vec![(home, Step::Unlink { gfid: found.object.gfid.0, place: place.clone(), rest, time })];
+        let mut steps = vec![(home, Step::Unlink { gfid: found.object.gfid.0, place: place.clone(), rest, time })];
         self.plan_drop_claim(home, place, &mut steps);
         steps.push(self.plan_touch(parent, time, 0)?);
         let outcome = Outcome { object: known(found.object), parent: known(parent), ..Outcome::default() };

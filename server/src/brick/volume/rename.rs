@@ -169,7 +169,13 @@ impl Volume {
     }
 
     /// Moves the copies of a directory on other sets to its new place.
-    fn plan_move_copies(&mut self, dir: ObjectRef, new: &Side<'_>, step: &Step, steps: &mut Steps) -> Result<(), Errno> {
+    fn plan_move_copies(
+        &mut self,
+        dir: ObjectRef,
+        new: &Side<'_>,
+        step: &Step,
+        steps: &mut Steps,
+    ) -> Result<(), Errno> {
         for index in 0..self.sets.len() {
             let set = SetId(index as u16);
             if set != dir.home && self.store(set)?.has_dir(&dir.gfid)? {
