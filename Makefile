@@ -8,17 +8,22 @@ BINARIES := brickd brickfs brickctl
 MOUNT_PATH := /usr/sbin /usr/bin /sbin /bin
 SOAK_ROUNDS ?= 10
 
-.PHONY: help deps root build try test verify fix bench soak install uninstall clean
+# The POSIX test suite that 'make test' runs.
+PJDFSTEST_VERSION := 0.2.2
+TOOLS := target/tools
+
+.PHONY: help deps tools root build try test verify fix bench soak install uninstall clean
 
 help:
 	@echo "make deps      install what is missing (apt-get, as root)"
+	@echo "make tools     build pjdfstest, which 'make test' runs, into $(TOOLS)"
 	@echo "make build     build the release binaries"
 	@echo "make try       a playground: four bricks, one node, mounted on /mnt/brickfs (as root)"
 	@echo "make test      every test (as root)"
 	@echo "make verify    formatting, lints, tests and docs; writes nothing"
 	@echo "make fix       apply formatting and the lints' suggestions"
 	@echo "make bench     the benchmarks of the crates"
-	@echo "make soak      every test, SOAK_ROUNDS times"
+	@echo "make soak      every test, the long ones too, SOAK_ROUNDS times"
 	@echo "make install   binaries to DESTDIR/PREFIX/bin, mount helper to DESTDIR/sbin"
 	@echo "make uninstall, make clean"
 
@@ -28,13 +33,20 @@ root:
 # A package is missing when the program that is used of it is.
 deps:
 	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
-	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git; do \
+	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl losetup:mount mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git; do \
 	  command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; \
 	done; \
 	if [ -z "$$missing" ]; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ]; then echo "missing packages:$$missing; run 'make deps' as root to install them" >&2; exit 1; fi; \
 	echo "installing:$$missing"; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+
+tools:
+	@if [ ! -x $(TOOLS)/bin/pjdfstest ]; then \
+	  echo "installing: pjdfstest $(PJDFSTEST_VERSION) (in $(TOOLS))"; \
+	  CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install -q pjdfstest --version $(PJDFSTEST_VERSION) --locked \
+	    --root $(TOOLS) && rm -rf $(TOOLS)/build; \
+	fi
 
 build:
 	$(CARGO) build --release --workspace
@@ -43,10 +55,10 @@ try: root deps build
 	target/release/brickctl playground start --nodes 1 --bricks 4 --volume demo --mount /mnt/brickfs \
 	  --dir /var/tmp/brickfs-playground
 
-test: root deps build
+test: root deps tools build
 	$(CARGO) test --release --workspace --no-fail-fast -- --test-threads=1
 
-verify: root deps
+verify: root deps tools
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) build --release --workspace
@@ -60,10 +72,10 @@ fix:
 bench:
 	$(CARGO) bench --workspace
 
-soak: root deps build
+soak: root deps tools build
 	@for round in $$(seq 1 $(SOAK_ROUNDS)); do \
 	  echo "soak round $$round of $(SOAK_ROUNDS)"; \
-	  $(CARGO) test --release --workspace -- --test-threads=1 || exit 1; \
+	  SOAK=1 $(CARGO) test --release --workspace -- --test-threads=1 || exit 1; \
 	done
 
 install: build

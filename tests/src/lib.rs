@@ -1,1 +1,18 @@
-//! Helpers of the tests.
+//! What the tests of BrickFS speak with: clusters and mounts of real processes, loop file systems, faults, and what a
+//! tree or a brick must look like afterwards. Every test is a [`case::case`]: it says what it needs, works in
+//! directories of its own, and leaves no mount, process or loop device behind, also when it fails.
+
+pub mod at;
+pub mod bricks;
+pub mod case;
+pub mod cluster;
+pub mod eventually;
+pub mod install;
+pub mod kernel_mounts;
+pub mod loop_fs;
+pub mod mount;
+pub mod needs;
+pub mod process;
+pub mod run;
+pub mod scratch;
+pub mod tree;
