@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod eventually;
 pub mod install;
 pub mod kernel_mounts;
+pub mod load;
 pub mod loop_fs;
 pub mod mount;
 pub mod needs;
