@@ -4,15 +4,17 @@
 use crate::at::At as _;
 use crate::case::Case;
 use crate::eventually::eventually_ok;
+use crate::launcher::Launcher;
 use crate::mount::Mount;
 use crate::process::{Process, state_of};
 use crate::run::{Ran, program, run};
 use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,8 +32,7 @@ pub struct Cluster {
     mount: Option<PathBuf>,
     bricks: Vec<PathBuf>,
     brickd: Option<Process>,
-    /// The `brickd` that this test started itself; one of a playground is a child of `brickctl`.
-    child: Option<Child>,
+    launcher: Launcher,
 }
 
 impl Cluster {
@@ -59,7 +60,8 @@ impl Cluster {
             fs::write(REMEMBERED, remembered).at(REMEMBERED)?;
         }
         let bricks = (1..=bricks).map(|i| state.join(format!("bricks/b{i}"))).collect();
-        let mut cluster = Cluster { dir: state, mount: Some(mount), bricks, brickd: None, child: None };
+        let mut cluster =
+            Cluster { dir: state, mount: Some(mount), bricks, brickd: None, launcher: Launcher::start()? };
         let status: Value = serde_json::from_str(&cluster.brickctl(&["playground", "status", "-o", "json"])?.ok()?)?;
         let pid = status["nodes"][0]["pid"].as_u64().context("the playground's status has no process")?;
         cluster.brickd = Some(Process::open(u32::try_from(pid)?)?);
@@ -70,7 +72,8 @@ impl Cluster {
     pub fn empty(dir: &Path) -> anyhow::Result<Cluster> {
         let state = dir.join("p");
         fs::create_dir_all(state.join(NODE)).at(&state)?;
-        let mut cluster = Cluster { dir: state, mount: None, bricks: Vec::new(), brickd: None, child: None };
+        let mut cluster =
+            Cluster { dir: state, mount: None, bricks: Vec::new(), brickd: None, launcher: Launcher::start()? };
         cluster.start_brickd()?;
         Ok(cluster)
     }
@@ -151,8 +154,7 @@ impl Cluster {
     pub fn kill_brickd(&mut self) -> anyhow::Result<()> {
         let brickd = self.brickd.take().context("brickd is not running")?;
         ensure!(state_of(brickd.pid()).is_some(), "brickd ended by itself before it was killed");
-        brickd.kill()?;
-        self.collect()
+        brickd.kill()
     }
 
     /// SIGTERM of `brickd`: it must end by itself.
@@ -160,40 +162,22 @@ impl Cluster {
         let brickd = self.brickd.take().context("brickd is not running")?;
         brickd.signal(Signal::TERM)?;
         ensure!(brickd.has_ended_within(STOP_TIMEOUT)?, "brickd does not end after SIGTERM");
-        self.collect()
-    }
-
-    fn collect(&mut self) -> anyhow::Result<()> {
-        if let Some(mut child) = self.child.take() {
-            child.wait()?;
-        }
         Ok(())
     }
 
-    /// Starts `brickd` again as the playground does, and waits until it answers.
+    /// Starts `brickd` again as the playground does, and waits until it accepts connections. Starts no other process:
+    /// see [`Launcher`].
     pub fn start_brickd(&mut self) -> anyhow::Result<()> {
-        let node = self.dir.join(NODE);
-        let log_path = node.join("brickd.log");
-        let log = File::options().create(true).append(true).open(&log_path).at(&log_path)?;
-        let child = Command::new(program("brickd")?)
-            .arg("--state")
-            .arg(node.join("state"))
-            .arg("--socket")
-            .arg(self.socket())
-            .args(["--node-name", NODE])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .current_dir("/")
-            .spawn()
-            .context("cannot start brickd")?;
-        self.brickd = Some(Process::open(child.id())?);
-        self.note_pid(child.id())?;
-        self.child = Some(child);
+        let (node, socket) = (self.dir.join(NODE), self.socket());
+        let (state, log) = (node.join("state"), node.join("brickd.log"));
+        let words = ["--state", "--socket", "--node-name", NODE].map(Path::new);
+        let args = [words[0], &state, words[1], &socket, words[2], words[3]];
+        let pid = self.launcher.launch(&program("brickd")?, &args, &log)?;
+        self.brickd = Some(Process::open(pid)?);
+        self.note_pid(pid)?;
         eventually_ok("brickd answers", READY_TIMEOUT, || {
-            let pid = self.brickd()?.pid();
-            ensure!(state_of(pid).is_some(), "brickd ended: {}", fs::read_to_string(&log_path).unwrap_or_default());
-            self.brickctl(&["volume", "list"])?.ok()
+            ensure!(state_of(pid).is_some(), "brickd ended: {}", fs::read_to_string(&log).unwrap_or_default());
+            UnixStream::connect(&socket).at(&socket)
         })?;
         Ok(())
     }
@@ -222,7 +206,6 @@ impl Drop for Cluster {
         if let Some(brickd) = self.brickd.take() {
             let _ = brickd.kill(); // the directory's clearing looks again
         }
-        let _ = self.collect();
     }
 }
 
