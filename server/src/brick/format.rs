@@ -2,7 +2,7 @@
 //! brick is made; a later version or an unknown feature is refused and nothing is written.
 
 use crate::brick::log::EffectLog;
-use crate::brick::meta::{META_XATTR, Meta};
+use crate::brick::meta::{META_XATTR, Meta, Position};
 use anyhow::{Context as _, bail};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::ids::{BrickId, ClusterId, Gfid, SetId, VolumeId};
@@ -48,7 +48,7 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
     std::fs::create_dir(&dot).with_context(|| format!("cannot make {}", dot.display()))?;
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&dot, std::fs::Permissions::from_mode(0o700))?;
-    for name in ["handles", "orphans", "limbo", "claims", "tmp"] {
+    for name in ["handles", "orphans", "limbo", "claims", "tmp", "pending", "commits", "parked"] {
         std::fs::create_dir(dot.join(name))?;
     }
     EffectLog::create(&dot.join("log"))?;
@@ -61,9 +61,11 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
         project: 0,
         btime: time,
         ctime: time,
+        position: Position::default(),
         rdev: 0,
         home: if identity.is_root_home { identity.set } else { SetId(u16::MAX) },
         subdirs: 0,
+        spread: Vec::new(),
     };
     rustix::fs::setxattr(brick_dir, META_XATTR, &meta.encode(), rustix::fs::XattrFlags::empty()).with_context(
         || {

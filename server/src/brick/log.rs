@@ -121,11 +121,6 @@ impl EffectLog {
         self.buffer = buffer;
         Ok(())
     }
-
-    /// A handle of the current segment, to flush it elsewhere.
-    pub fn current_segment(&self) -> &File {
-        &self.segments[self.current]
-    }
 }
 
 /// Reads the records of a segment into `effects`; answers the offset behind the last good one.
@@ -157,18 +152,17 @@ fn read_records(file: &File, effects: &mut Vec<Effect>) -> u64 {
 mod tests {
     use super::*;
     use crate::brick::effect::{Outcome, Step};
+    use crate::brick::meta::Position;
     use brickfs_common::attr::Timestamp;
-    use brickfs_common::ids::SetId;
 
     fn effect(stamp: u64) -> Effect {
-        let step = Step::TouchDir { gfid: [1; 16], time: Timestamp { sec: 5, nsec: 6 }, subdirs: None };
+        let step = Step::TouchDir { gfid: [1; 16], subdirs: None };
         Effect {
-            stamp,
-            epoch: 1,
-            seq: stamp,
+            position: Position { epoch: 1, seq: stamp },
+            time: Timestamp { sec: 5, nsec: 6 },
             client: [7; 16],
             request: stamp,
-            steps: vec![(SetId(0), step)],
+            steps: vec![step],
             outcome: Outcome::default(),
         }
     }
@@ -188,10 +182,10 @@ mod tests {
         log.turn(&[effect(2)]).unwrap();
         log.append(&effect(4)).unwrap();
         let (mut log, read) = EffectLog::open(&path).unwrap();
-        assert_eq!(read.iter().map(|e| e.stamp).collect::<Vec<_>>(), [1, 2, 3, 2, 4]);
+        assert_eq!(read.iter().map(|e| e.position.seq).collect::<Vec<_>>(), [1, 2, 3, 2, 4]);
         log.turn(&[]).unwrap();
         let (_, read) = EffectLog::open(&path).unwrap();
-        assert_eq!(read.iter().map(|e| e.stamp).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(read.iter().map(|e| e.position.seq).collect::<Vec<_>>(), [2, 4]);
     }
 
     #[test]
@@ -203,7 +197,7 @@ mod tests {
         log.append(&effect(1)).unwrap();
         let end = log.end;
         log.append(&effect(2)).unwrap();
-        log.current_segment().write_all_at(&[0xff], end + 12).unwrap();
+        log.segments[log.current].write_all_at(&[0xff], end + 12).unwrap();
         let (mut log, read) = EffectLog::open(&path).unwrap();
         assert_eq!(read, [effect(1)]);
         log.append(&effect(3)).unwrap();

@@ -1,7 +1,8 @@
 //! The session stream: decodes calls, runs them inline in the stream's task, sends replies. What may sleep
 //! on the disk goes to a small fixed pool of threads.
 
-use crate::brick::host::{Host, Outcome};
+use crate::brick::host::Host;
+use crate::brick::volume::dispatch::Outcome;
 use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
@@ -123,8 +124,17 @@ fn run_call(
         Err(malformed) => return Some(FopReply::failed(malformed.request, malformed.errno)),
     };
     let request = header.request;
-    match host.call(session, header, fop) {
+    match host.call(session, &header, fop) {
         Outcome::Reply(reply) => Some(reply),
+        Outcome::Waiting(reply) => {
+            let replies = replies.clone();
+            tokio::spawn(async move {
+                let reply = ServerMessage::Reply(reply.await);
+                // Fails only when the client is gone.
+                send(&replies, reply).await.ok();
+            });
+            None
+        }
         Outcome::Later(work) => {
             let replies = replies.clone();
             let job: Work = Box::new(move || {
