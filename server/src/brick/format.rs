@@ -48,7 +48,7 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
     std::fs::create_dir(&dot).with_context(|| format!("cannot make {}", dot.display()))?;
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&dot, std::fs::Permissions::from_mode(0o700))?;
-    for name in ["handles", "orphans", "limbo", "claims", "tmp", "pending", "commits", "parked"] {
+    for name in ["handles", "orphans", "limbo", "claims", "tmp", "pending", "commits", "parked", "clients"] {
         std::fs::create_dir(dot.join(name))?;
     }
     EffectLog::create(&dot.join("log"))?;

@@ -145,9 +145,17 @@ impl Host {
         }
         let volume = self.find_volume(hello)?;
         let mut state = volume.lock();
-        let known = state.clients.client(hello.client).session;
+        let known = state.clients.by_id.get(&hello.client).map_or(0, |client| client.session);
         if hello.session <= known {
             return Err(format!("session {} of this client is over, {known} is newer", hello.session));
+        }
+        if !state.clients.by_id.contains_key(&hello.client) {
+            for engine in state.open_sets() {
+                if let Err(error) = engine.store.note_client(&hello.client) {
+                    let brick = engine.store.path.display();
+                    tracing::warn!(client = %hello.client, %brick, "a restart will not wait for this client: {error}");
+                }
+            }
         }
         let opens = hello.open_objects.iter().map(|(object, count)| (object.gfid, (object.home, *count))).collect();
         let closed = state.clients.announce(hello.client, opens);
@@ -179,12 +187,28 @@ impl Host {
     }
 }
 
+/// Clients that are gone are no more waited for after a restart.
+fn forget_ended(volume: &Volume<PosixStore>) {
+    let mut state = volume.lock();
+    for id in std::mem::take(&mut state.clients.ended) {
+        for engine in state.open_sets() {
+            if let Err(error) = engine.store.forget_client(&id) {
+                tracing::warn!(client = %id, set = %engine.id, "its record stays: {error}");
+            }
+        }
+    }
+}
+
 fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixStore>) -> Option<BrickStatus> {
     let member = set.members.first()?;
     let store = match slot {
         Slot::Open(engine) => Ok(&engine.store),
         Slot::Failed(reason) => Err(reason.clone()),
         Slot::Elsewhere => return None,
+    };
+    let failed = match slot {
+        Slot::Open(engine) => engine.failed.clone(),
+        Slot::Failed(_) | Slot::Elsewhere => None,
     };
     let space = store.as_ref().ok().and_then(|store| store.space().ok()).unwrap_or_default();
     Some(BrickStatus {
@@ -195,7 +219,7 @@ fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixSto
         total_bytes: space.total_bytes,
         free_bytes: space.available_bytes,
         damage: store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
-        error: store.err(),
+        error: store.err().or(failed),
     })
 }
 
@@ -205,6 +229,7 @@ fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
         let volumes: Vec<_> = lock(&host.volumes).values().cloned().collect();
         for volume in volumes {
             volume.tick();
+            forget_ended(&volume);
             block_on(volume.pass_barriers());
         }
     }

@@ -65,6 +65,14 @@ pub fn open_volume(map: VolumeMap, node: NodeId) -> Arc<Volume<PosixStore>> {
         for (set, effect) in &results {
             state.clients.remember(*set, effect);
         }
+        let mut noted = Vec::new();
+        for engine in state.open_sets() {
+            match engine.store.noted_clients() {
+                Ok(ids) => noted.extend(ids),
+                Err(error) => tracing::error!(set = %engine.id, "its clients cannot be listed: {error}"),
+            }
+        }
+        state.clients.expect(noted);
     }
     block_on(volume.recover(last));
     volume

@@ -78,6 +78,8 @@ pub struct SetEngine<S> {
     pub applied: u64,
     /// See `applied`.
     pub flushed: u64,
+    /// Why this set takes no more changes: its disk has failed to keep some (R8).
+    pub failed: Option<String>,
     position: Position,
     space: Option<(Instant, u64, Space)>,
 }
@@ -101,6 +103,7 @@ impl<S: BrickStore> SetEngine<S> {
             unsent_touches: Vec::new(),
             applied: 0,
             flushed: 0,
+            failed: None,
             position,
             space: None,
         })
@@ -134,6 +137,9 @@ impl<S: BrickStore> SetEngine<S> {
         steps: Vec<Step>,
         outcome: Outcome,
     ) -> Result<Effect, Errno> {
+        if self.failed.is_some() {
+            return Err(Errno::EROFS);
+        }
         self.position.seq += 1;
         let (client, request) = asker.map_or(([0; 16], 0), |asker| (asker.client.0, asker.request));
         let effect = Effect { position: self.position, time, client, request, steps, outcome };
@@ -152,6 +158,14 @@ impl<S: BrickStore> SetEngine<S> {
         }
         tracing::warn!(set = %self.id, %error, "effect taken back at {failed:?}");
         self.log_aborted(asker, effect.time);
+    }
+
+    /// A flush failed: what the kernel had not written may be gone, and no later flush brings it back. The
+    /// set answers reads and takes no more changes (R8; PROTOCOL 23: its last member stays).
+    pub fn fail(&mut self, what: &str, error: Errno) {
+        tracing::error!(set = %self.id, "{what} failed ({error}): the set takes no more changes");
+        self.failed
+            .get_or_insert_with(|| format!("{what} failed ({error}): read-only; check the disk and restart brickd"));
     }
 
     /// Writes that the last effect of this request did not happen.
@@ -230,7 +244,7 @@ impl<S: BrickStore> SetEngine<S> {
     }
 
     /// Refuses what needs room where the free space is below the reserve (PROTOCOL 22, 40).
-    pub fn check_space(&mut self, reserve_percent: f64, bytes: u64) -> Result<(), Errno> {
+    pub fn check_space(&mut self, reserve_percent: u8, bytes: u64) -> Result<(), Errno> {
         let is_fresh =
             |(at, written, _): &(Instant, u64, _)| at.elapsed() < SPACE_AGE && *written < SPACE_WRITTEN_BYTES;
         if !self.space.as_ref().is_some_and(is_fresh) {
@@ -239,7 +253,7 @@ impl<S: BrickStore> SetEngine<S> {
         let Some((_, written, space)) = &mut self.space else { return Err(Errno::EIO) };
         *written += bytes;
         let free = space.available_bytes.saturating_sub(*written);
-        let reserve = (space.total_bytes as f64 * reserve_percent / 100.0) as u64;
+        let reserve = space.reserve_bytes(reserve_percent);
         let inodes_gone = space.total_inodes > 0 && space.free_inodes == 0;
         if free < reserve || inodes_gone { Err(Errno::ENOSPC) } else { Ok(()) }
     }

@@ -39,6 +39,13 @@ pub struct Space {
     pub free_inodes: u64,
 }
 
+impl Space {
+    /// Bytes that new data must leave free.
+    pub fn reserve_bytes(&self, percent: u8) -> u64 {
+        (u128::from(self.total_bytes) * u128::from(percent) / 100) as u64
+    }
+}
+
 /// The store of one brick.
 pub trait BrickStore: Send + 'static {
     /// The device of the brick's file system: bricks of one device share journal and power loss.

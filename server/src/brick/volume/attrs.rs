@@ -187,7 +187,7 @@ impl State<PosixStore> {
                 continue;
             }
             let space = engine.store.space()?;
-            let reserve = (space.total_bytes as f64 * reserve_percent / 100.0) as u64;
+            let reserve = space.reserve_bytes(reserve_percent);
             sum.total_bytes += space.total_bytes;
             sum.free_bytes += space.free_bytes.saturating_sub(reserve);
             sum.available_bytes += space.available_bytes.saturating_sub(reserve);

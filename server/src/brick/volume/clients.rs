@@ -3,7 +3,7 @@
 
 use crate::brick::effect::{Effect, Outcome};
 use brickfs_common::ids::{ClientId, Gfid, SetId};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,8 +29,12 @@ pub struct Client {
 pub struct Clients {
     /// By id.
     pub by_id: HashMap<ClientId, Client>,
+    /// Clients whose lease has ended since somebody looked: their records on the bricks go.
+    pub ended: Vec<ClientId>,
     open_counts: Arc<HashMap<Gfid, u32>>,
-    /// Until then clients of an earlier process may announce what they have open (PROTOCOL 16).
+    /// Clients of an earlier process that have not announced what they have open (PROTOCOL 16).
+    expected: HashSet<ClientId>,
+    /// Until then they may.
     grace_until: Instant,
 }
 
@@ -49,13 +53,21 @@ impl OpenObjects {
 }
 
 impl Clients {
-    /// No clients; those of an earlier process may come back within a lease.
+    /// No clients.
     pub fn new() -> Clients {
         Clients {
             by_id: HashMap::new(),
+            ended: Vec::new(),
+            expected: HashSet::new(),
             open_counts: Arc::new(HashMap::new()),
             grace_until: Instant::now() + CLIENT_LEASE,
         }
+    }
+
+    /// Clients of an earlier process may come back within a lease.
+    pub fn expect(&mut self, ids: impl IntoIterator<Item = ClientId>) {
+        self.expected.extend(ids);
+        self.grace_until = Instant::now() + CLIENT_LEASE;
     }
 
     /// A client, known from now on.
@@ -70,7 +82,7 @@ impl Clients {
 
     /// Whether clients may still announce themselves.
     pub fn is_grace(&self) -> bool {
-        Instant::now() < self.grace_until
+        !self.expected.is_empty() && Instant::now() < self.grace_until
     }
 
     /// Changes how often a client has an object open; true if nobody has it open any more.
@@ -92,6 +104,7 @@ impl Clients {
             self.add_open(*gfid, i64::from(*count));
         }
         let before = std::mem::replace(&mut self.client(id).opens, opens);
+        self.expected.remove(&id);
         self.close_all(before)
     }
 
@@ -100,7 +113,11 @@ impl Clients {
         let silent = |client: &Client| client.last_seen.is_none_or(|at| now.duration_since(at) > CLIENT_LEASE);
         let ended: Vec<ClientId> = self.by_id.iter().filter(|(_, c)| silent(c)).map(|(id, _)| *id).collect();
         let mut closed = Vec::new();
+        if now >= self.grace_until {
+            self.ended.extend(self.expected.drain());
+        }
         for id in ended {
+            self.ended.push(id);
             tracing::info!(client = %id, "the lease of a client has ended");
             if let Some(client) = self.by_id.remove(&id) {
                 closed.extend(self.close_all(client.opens));
@@ -183,7 +200,6 @@ mod tests {
     #[test] // PROTOCOL 16
     fn an_object_is_open_as_long_as_any_client_has_it_open() {
         let mut clients = Clients::new();
-        clients.grace_until = Instant::now();
         assert!(!clients.count_open(A, F, SetId(0), 1));
         assert!(!clients.count_open(B, F, SetId(0), 1));
         assert!(!clients.count_open(A, F, SetId(0), -1));
@@ -196,6 +212,18 @@ mod tests {
         let much_later = Instant::now() + 2 * CLIENT_LEASE;
         assert_eq!(clients.end_silent(much_later), [(F, SetId(0))]);
         assert!(clients.by_id.is_empty());
+    }
+
+    #[test] // PROTOCOL 16
+    fn after_a_restart_everything_is_open_until_the_known_clients_have_spoken() {
+        let mut clients = Clients::new();
+        clients.expect([A, B]);
+        assert!(clients.opens().is_open(&F));
+        clients.announce(A, HashMap::new());
+        assert!(clients.opens().is_open(&F));
+        clients.end_silent(Instant::now() + 2 * CLIENT_LEASE);
+        assert!(!clients.opens().is_open(&F));
+        assert!(clients.ended.contains(&B));
     }
 
     #[test] // PROTOCOL 13

@@ -1,17 +1,18 @@
 //! The data of files: open, read, write, allocate, seek, flush.
 
 use super::attrs::{of, without_suidgid};
-use super::{State, done, known};
+use super::{State, Volume, done, known};
 use crate::brick::effect::{Outcome, Step};
 use crate::brick::set::Asker;
 use crate::brick::store::BrickStore as _;
 use crate::brick::store::posix::{PosixStore, errno};
-use brickfs_common::attr::Kind;
+use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, FopReply, ObjectRef, WriteFlags};
+use brickfs_common::ids::SetId;
+use brickfs_common::volume_spec::Atime;
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
-use std::collections::HashSet;
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -59,14 +60,25 @@ impl State<PosixStore> {
     }
 
     pub(super) fn read(&mut self, request: u64, object: ObjectRef, offset: u64, size: u32) -> Reply {
-        let file = match self.set(object.home).and_then(|engine| engine.store.file(&object.gfid)) {
-            Ok(file) => file,
+        let opened = self.set(object.home).and_then(|engine| {
+            let ctime = engine.store.meta(&object.gfid)?.ctime;
+            Ok((engine.store.file(&object.gfid)?, ctime))
+        });
+        let (file, ctime) = match opened {
+            Ok(opened) => opened,
             Err(error) => return Reply::Now(FopReply::failed(request, error)),
         };
+        let atime = self.atime;
         match read_cached(&file, offset, size as usize) {
-            Ok(Some(data)) => Reply::Now(FopReply { result: Ok(Answer::Data(data)), ..done(request) }),
+            Ok(Some(data)) => {
+                mark_read(&file, atime, ctime);
+                Reply::Now(FopReply { result: Ok(Answer::Data(data)), ..done(request) })
+            }
             Ok(None) => Reply::Later(Box::new(move || match read_all(&file, offset, size as usize) {
-                Ok(data) => FopReply { result: Ok(Answer::Data(data)), ..done(request) },
+                Ok(data) => {
+                    mark_read(&file, atime, ctime);
+                    FopReply { result: Ok(Answer::Data(data)), ..done(request) }
+                }
                 Err(error) => FopReply::failed(request, error),
             })),
             Err(error) => Reply::Now(FopReply::failed(request, error)),
@@ -78,27 +90,9 @@ impl State<PosixStore> {
         asker: Asker,
         object: ObjectRef,
         offset: u64,
-        data: &Bytes,
-        flags: WriteFlags,
-    ) -> Reply {
-        match self.write_now(asker, object, offset, data, flags) {
-            Err(error) => Reply::Now(FopReply::failed(asker.request, error)),
-            Ok((reply, file)) if flags.sync => Reply::Later(Box::new(move || match rustix::fs::fdatasync(&*file) {
-                Ok(()) => reply,
-                Err(error) => FopReply::failed(reply.request, errno(error)),
-            })),
-            Ok((reply, _)) => Reply::Now(reply),
-        }
-    }
-
-    fn write_now(
-        &mut self,
-        asker: Asker,
-        object: ObjectRef,
-        offset: u64,
         data: &[u8],
         flags: WriteFlags,
-    ) -> Result<(FopReply, Arc<OwnedFd>), Errno> {
+    ) -> Result<FopReply, Errno> {
         self.check_space(object.home, data.len() as u64)?;
         let file = self.set(object.home)?.store.file(&object.gfid)?;
         if flags.kill_priv {
@@ -127,7 +121,7 @@ impl State<PosixStore> {
         self.clients.remember(object.home, &effect);
         let answer = Answer::Written { count: length, offset };
         let attr = if flags.append { self.set(object.home)?.store.attr(&object.gfid).ok() } else { None };
-        Ok((FopReply { result: Ok(answer), attr, ..done(asker.request) }, file))
+        Ok(FopReply { result: Ok(answer), attr, ..done(asker.request) })
     }
 
     /// Drops setuid, setgid and capabilities before a write of somebody who may not keep them.
@@ -210,48 +204,122 @@ impl State<PosixStore> {
         let found = rustix::fs::seek(&*file, from).map_err(errno)?;
         Ok(FopReply { result: Ok(Answer::Offset(found)), ..done(request) })
     }
+}
 
+type Flusher = Box<dyn FnOnce() -> Result<(), Errno> + Send>;
+
+/// What a flush of one object takes.
+struct FlushPlan {
+    own: Arc<OwnedFd>,
+    /// Other file systems with effects that no barrier has passed: (their sets with the counts of effects
+    /// that the flush will have covered, the work).
+    others: Vec<(Vec<(SetId, u64)>, Flusher)>,
+}
+
+impl Volume<PosixStore> {
     /// Flushes an object, and the file systems of other bricks on which its names depend (PROTOCOL 35).
-    pub(super) fn fsync(&mut self, request: u64, object: ObjectRef, data_only: bool) -> Reply {
-        let (own, others) = match self.prepare_fsync(object) {
-            Ok(prepared) => prepared,
+    pub(super) fn fsync(self: &Arc<Self>, request: u64, object: ObjectRef, data_only: bool) -> Reply {
+        let plan = match self.lock().plan_flush(object) {
+            Ok(plan) => plan,
             Err(error) => return Reply::Now(FopReply::failed(request, error)),
         };
-        Reply::Later(Box::new(move || {
-            let flushed = others.into_iter().try_for_each(|flush| flush()).and_then(|()| {
-                let flushed = if data_only { rustix::fs::fdatasync(&*own) } else { rustix::fs::fsync(&*own) };
-                flushed.map_err(errno)
-            });
-            match flushed {
-                Ok(()) => done(request),
-                Err(error) => FopReply::failed(request, error),
-            }
+        let me = self.clone();
+        Reply::Later(Box::new(move || match me.flush(plan, object, data_only) {
+            Ok(()) => done(request),
+            Err(error) => FopReply::failed(request, error),
         }))
     }
 
-    /// The descriptor to flush, and the work that flushes each other file system with effects that no
-    /// barrier has passed.
-    #[allow(clippy::type_complexity)] // used once, next to its caller
-    fn prepare_fsync(
-        &mut self,
+    fn flush(&self, plan: FlushPlan, object: ObjectRef, data_only: bool) -> Result<(), Errno> {
+        for (covered, flush) in plan.others {
+            let flushed = flush();
+            let mut state = self.lock();
+            for (set, applied) in covered {
+                let engine = state.set(set)?;
+                match flushed {
+                    Ok(()) => engine.flushed = engine.flushed.max(applied),
+                    Err(error) => engine.fail("a flush of the brick's file system", error),
+                }
+            }
+            flushed?;
+        }
+        let flushed = if data_only { rustix::fs::fdatasync(&*plan.own) } else { rustix::fs::fsync(&*plan.own) };
+        flushed.map_err(errno).inspect_err(|error| {
+            if let Ok(engine) = self.lock().set(object.home) {
+                engine.fail("a flush", *error);
+            }
+        })
+    }
+
+    /// A write that is answered when it is on the disk.
+    pub(super) fn write_through(
+        self: &Arc<Self>,
+        asker: Asker,
         object: ObjectRef,
-    ) -> Result<(Arc<OwnedFd>, Vec<Box<dyn FnOnce() -> Result<(), Errno> + Send>>), Errno> {
+        offset: u64,
+        data: &Bytes,
+        flags: WriteFlags,
+    ) -> Reply {
+        let (reply, plan) = {
+            let mut state = self.lock();
+            let written = state.write(asker, object, offset, data, flags);
+            match written.and_then(|reply| Ok((reply, state.plan_flush(object)?))) {
+                Ok(done) => done,
+                Err(error) => return Reply::Now(FopReply::failed(asker.request, error)),
+            }
+        };
+        let me = self.clone();
+        Reply::Later(Box::new(move || match me.flush(plan, object, true) {
+            Ok(()) => reply,
+            Err(error) => FopReply::failed(reply.request, error),
+        }))
+    }
+}
+
+impl State<PosixStore> {
+    fn plan_flush(&mut self, object: ObjectRef) -> Result<FlushPlan, Errno> {
         let engine = self.set(object.home)?;
-        let kind = engine.store.meta(&object.gfid)?.kind;
-        let own = match kind {
+        if engine.failed.is_some() {
+            return Err(Errno::EIO);
+        }
+        let own_device = engine.store.device();
+        let own = match engine.store.meta(&object.gfid)?.kind {
             Kind::Directory => engine.store.dir(&object.gfid)?,
             Kind::File => engine.store.file(&object.gfid)?,
-            // Its name is all there is to it: the file system is flushed.
+            // Its name is all there is to it: the file system's journal is flushed.
             _ => engine.store.root_fd(),
         };
-        let mut devices = HashSet::from([engine.store.device()]);
-        let mut others = Vec::new();
-        for engine in self.open_sets() {
-            if engine.applied != engine.flushed && devices.insert(engine.store.device()) {
-                others.push(engine.store.flusher());
+        let mut others: Vec<(u64, Vec<(SetId, u64)>, Flusher)> = Vec::new();
+        for engine in self.open_sets().filter(|engine| engine.applied != engine.flushed) {
+            let (device, covered) = (engine.store.device(), (engine.id, engine.applied));
+            match others.iter_mut().find(|(known, ..)| *known == device) {
+                Some((_, sets, _)) => sets.push(covered),
+                None if device != own_device => others.push((device, vec![covered], engine.store.flusher())),
+                None => {}
             }
         }
-        Ok((own, others))
+        Ok(FlushPlan { own, others: others.into_iter().map(|(_, sets, flush)| (sets, flush)).collect() })
+    }
+}
+
+/// Changes a file's access time after a read, if the volume's option says so. The local ctime does not
+/// count: setting the access time moves it.
+fn mark_read(file: &OwnedFd, policy: Atime, ctime: Timestamp) {
+    const DAY_S: i64 = 24 * 3600;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let is_due = match policy {
+        Atime::Noatime => false,
+        Atime::Strict => true,
+        Atime::Relatime => rustix::fs::fstat(file).is_ok_and(|stat| {
+            let atime = (stat.st_atime, stat.st_atime_nsec);
+            let changed = (ctime.sec, u64::from(ctime.nsec)).max((stat.st_mtime, stat.st_mtime_nsec));
+            atime <= changed || stat.st_atime + DAY_S < now.tv_sec
+        }),
+    };
+    if is_due {
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
+        // A read is good also where its time cannot be kept: a full or read-only disk.
+        rustix::fs::futimens(file, &rustix::fs::Timestamps { last_access: now, last_modification: omit }).ok();
     }
 }
 

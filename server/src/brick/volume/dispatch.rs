@@ -100,21 +100,25 @@ impl Volume<PosixStore> {
     }
 
     /// Operations on one object at its home.
-    fn run_at_once(&self, ask: &Ask, fop: &Fop) -> Option<Reply> {
-        let mut state = self.lock();
+    fn run_at_once(self: &Arc<Self>, ask: &Ask, fop: &Fop) -> Option<Reply> {
         let (asker, request) = (ask.asker, ask.asker.request);
+        match fop {
+            Fop::Fsync { object, data_only } => return Some(self.fsync(request, *object, *data_only)),
+            Fop::Write { object, offset, data, flags } if flags.sync => {
+                return Some(self.write_through(asker, *object, *offset, data, *flags));
+            }
+            _ => {}
+        }
+        let mut state = self.lock();
         let result = match fop {
             Fop::GetAttr { object } => state.get_attr(request, *object),
             Fop::ReadLink { object } => state.read_link(request, *object),
             Fop::Open { object, truncate } => state.open_file(asker, *object, *truncate),
             Fop::Release { object } => Ok(state.release(asker, *object)),
             Fop::Read { object, offset, size } => return Some(state.read(request, *object, *offset, *size)),
-            Fop::Write { object, offset, data, flags } => {
-                return Some(state.write(asker, *object, *offset, data, *flags));
-            }
+            Fop::Write { object, offset, data, flags } => state.write(asker, *object, *offset, data, *flags),
             Fop::Fallocate { object, mode, offset, length } => state.fallocate(asker, *object, *mode, *offset, *length),
             Fop::Seek { object, offset, whence } => state.seek(request, *object, *offset, *whence),
-            Fop::Fsync { object, data_only } => return Some(state.fsync(request, *object, *data_only)),
             Fop::StatFs => state.stat_fs(request),
             Fop::GetXattr { object, name } => state.get_xattr(request, *object, name),
             Fop::ListXattr { object } => state.list_xattr(request, *object),

@@ -31,6 +31,7 @@ use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, CallHeader, Fop, FopReply, ObjectRef};
 use brickfs_common::ids::{ClientId, Gfid, SetId};
+use brickfs_common::volume_spec::{self, Atime};
 use clients::Clients;
 use listing::Snapshots;
 pub use peer::{PeerCall, PeerReply};
@@ -113,7 +114,8 @@ pub struct State<S> {
     last_time: Timestamp,
     snapshots: Snapshots,
     read_only: bool,
-    reserve_percent: f64,
+    reserve_percent: u8,
+    atime: Atime,
 }
 
 /// The volume.
@@ -142,7 +144,8 @@ impl<S: BrickStore> Volume<S> {
             last_time: Timestamp::default(),
             snapshots: Snapshots::new(),
             read_only: false,
-            reserve_percent: 1.0,
+            reserve_percent: 1,
+            atime: Atime::Relatime,
         };
         state.read_options();
         Arc::new_cyclic(|me| Volume { state: Mutex::new(state), world, me: me.clone() })
@@ -230,10 +233,9 @@ impl<S: BrickStore> State<S> {
     }
 
     fn read_options(&mut self) {
-        let option = |key: &str| self.map.options.get(key).map(String::as_str);
-        self.read_only = option("read-only") == Some("on");
-        self.reserve_percent =
-            option("reserve").and_then(|text| text.trim_end_matches('%').trim().parse().ok()).unwrap_or(1.0);
+        self.read_only = volume_spec::is_read_only(&self.map.options);
+        self.reserve_percent = volume_spec::reserve_percent(&self.map.options);
+        self.atime = volume_spec::atime_of(&self.map.options);
     }
 
     /// A set of this node: EIO if its brick is not served here.

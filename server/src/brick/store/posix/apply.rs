@@ -153,7 +153,7 @@ impl PosixStore {
 
     fn make_file(&mut self, place: &Place, object: &NewObject, meta: &Meta) -> Result<(), Errno> {
         let path = handle_path(&meta.gfid);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
         let mode = Mode::from_raw_mode(object.perm);
         let fd = rustix::fs::openat(&self.handles, path.as_str(), flags, mode).map_err(errno)?;
         if object.uid != 0 || object.gid != 0 {

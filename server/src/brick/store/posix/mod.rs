@@ -6,6 +6,7 @@
 //! - `orphans/<gfid>` is the last link of a file that only open handles keep;
 //! - `pending/<tx>-<part>` and `commits/<tx>` are symlinks whose text is a record, see `records`;
 //! - `parked/<tx>-<index>` is what a transaction took away and may have to give back;
+//! - `clients/<client id>` is a symlink for each client that may have something open;
 //! - `limbo/<gfid>` is the copy of a directory whose physical name another one needed.
 //!
 //! This file finds and reads; `apply` changes objects and names, `transactions` what lies between sets,
@@ -24,7 +25,7 @@ use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_L
 use apply::DEFAULT_ACL;
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
-use brickfs_common::ids::{Gfid, SetId, TxId};
+use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
 use lru::LruCache;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::{HashMap, HashSet};
@@ -71,6 +72,7 @@ pub struct PosixStore {
     pending: OwnedFd,
     commits: OwnedFd,
     parked: OwnedFd,
+    clients: OwnedFd,
     /// How many links of a file are parked: they are not names.
     parked_links: HashMap<Gfid, u32>,
     dirs: LruCache<Gfid, Arc<OwnedFd>>,
@@ -137,6 +139,7 @@ impl PosixStore {
             pending: sub(b"pending")?,
             commits: sub(b"commits")?,
             parked: sub(b"parked")?,
+            clients: sub(b"clients")?,
             parked_links: HashMap::new(),
             handles: sub(b"handles")?,
             orphans: sub(b"orphans")?,
@@ -253,12 +256,13 @@ impl PosixStore {
         self.changes.put(*gfid, self.changes_count);
     }
 
-    /// An open descriptor of a regular file, for reading and writing.
+    /// An open descriptor of a regular file, for reading and writing. Reading through it does not change
+    /// the access time: the volume's option decides that, not how the brick's disk is mounted.
     pub fn file(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
         if let Some(fd) = self.files.get(gfid) {
             return Ok(fd.clone());
         }
-        let flags = OFlags::RDWR | OFlags::NONBLOCK;
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOATIME;
         let fd = match open_beneath(self.handles.as_fd(), handle_path(gfid), flags) {
             Err(Errno::ENOENT) => match open_beneath(self.orphans.as_fd(), gfid.hex(), flags) {
                 Err(Errno::ENOENT) => return Err(Errno::ESTALE),
@@ -319,6 +323,22 @@ impl PosixStore {
             other => other,
         };
         Ok(target.map_err(errno)?.into_bytes())
+    }
+
+    /// Remembers that a client may have something open here, for whoever serves this brick next.
+    pub fn note_client(&self, id: &ClientId) -> Result<(), Errno> {
+        apply::unless(rustix::fs::symlinkat(b"1".as_slice(), &self.clients, id.hex()), rustix::io::Errno::EXIST)
+    }
+
+    /// The client's lease has ended.
+    pub fn forget_client(&self, id: &ClientId) -> Result<(), Errno> {
+        apply::unless(rustix::fs::unlinkat(&self.clients, id.hex(), AtFlags::empty()), rustix::io::Errno::NOENT)
+    }
+
+    /// Clients that earlier processes have served and not seen end.
+    pub fn noted_clients(&self) -> Result<Vec<ClientId>, Errno> {
+        let names = self.own_names(self.clients.as_fd())?;
+        Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok()).collect())
     }
 
     /// The names in one of our own directories.
