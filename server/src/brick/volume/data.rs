@@ -211,9 +211,16 @@ type Flusher = Box<dyn FnOnce() -> Result<(), Errno> + Send>;
 /// What a flush of one object takes.
 struct FlushPlan {
     own: Arc<OwnedFd>,
-    /// Other file systems with effects that no barrier has passed: (their sets with the counts of effects
-    /// that the flush will have covered, the work).
-    others: Vec<(Vec<(SetId, u64)>, Flusher)>,
+    /// Other file systems with effects that no barrier has passed.
+    others: Vec<DeviceFlush>,
+}
+
+/// The flush of one file system.
+struct DeviceFlush {
+    device: u64,
+    /// Its sets with the counts of effects that the flush will have covered.
+    covered: Vec<(SetId, u64)>,
+    flush: Flusher,
 }
 
 impl Volume<PosixStore> {
@@ -231,10 +238,10 @@ impl Volume<PosixStore> {
     }
 
     fn flush(&self, plan: FlushPlan, object: ObjectRef, data_only: bool) -> Result<(), Errno> {
-        for (covered, flush) in plan.others {
-            let flushed = flush();
+        for other in plan.others {
+            let flushed = (other.flush)();
             let mut state = self.lock();
-            for (set, applied) in covered {
+            for (set, applied) in other.covered {
                 let engine = state.set(set)?;
                 match flushed {
                     Ok(()) => engine.flushed = engine.flushed.max(applied),
@@ -289,16 +296,19 @@ impl State<PosixStore> {
             // Its name is all there is to it: the file system's journal is flushed.
             _ => engine.store.root_fd(),
         };
-        let mut others: Vec<(u64, Vec<(SetId, u64)>, Flusher)> = Vec::new();
+        let mut others: Vec<DeviceFlush> = Vec::new();
         for engine in self.open_sets().filter(|engine| engine.applied != engine.flushed) {
             let (device, covered) = (engine.store.device(), (engine.id, engine.applied));
-            match others.iter_mut().find(|(known, ..)| *known == device) {
-                Some((_, sets, _)) => sets.push(covered),
-                None if device != own_device => others.push((device, vec![covered], engine.store.flusher())),
-                None => {}
+            match others.iter_mut().find(|other| other.device == device) {
+                Some(other) => other.covered.push(covered),
+                None if device == own_device => {}
+                None => {
+                    let flush = engine.store.flusher();
+                    others.push(DeviceFlush { device, covered: vec![covered], flush });
+                }
             }
         }
-        Ok(FlushPlan { own, others: others.into_iter().map(|(_, sets, flush)| (sets, flush)).collect() })
+        Ok(FlushPlan { own, others })
     }
 }
 
