@@ -18,4 +18,5 @@ pub mod process;
 pub mod run;
 pub mod scratch;
 pub mod tree;
+pub mod wire;
 pub mod writer;

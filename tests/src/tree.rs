@@ -16,6 +16,8 @@ const DIFFERENCES_SHOWN: usize = 20;
 pub enum Detail {
     /// Nothing more.
     Contents,
+    /// Modification times too.
+    Times,
     /// Modification times, link counts and extended attributes too.
     Everything,
 }
@@ -79,8 +81,11 @@ fn describe(path: &Path, meta: &Metadata, detail: Detail) -> anyhow::Result<Stri
     } else if kind.is_block_device() || kind.is_char_device() {
         text.push_str(&format!(" device {:x}", meta.rdev()));
     }
+    if detail != Detail::Contents {
+        text.push_str(&format!(" at {}.{:09}", meta.mtime(), meta.mtime_nsec()));
+    }
     if detail == Detail::Everything {
-        text.push_str(&format!(" at {}.{:09} {} links", meta.mtime(), meta.mtime_nsec(), meta.nlink()));
+        text.push_str(&format!(" {} links", meta.nlink()));
         for (name, value) in xattrs_of(path)? {
             text.push_str(&format!(" {name}={value:02x?}"));
         }
