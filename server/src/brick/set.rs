@@ -5,16 +5,11 @@
 use crate::brick::effect::{Claim, Effect, Outcome, Participant, Place, Stamp, Step};
 use crate::brick::held::Held;
 use crate::brick::meta::{Meta, Position};
-use crate::brick::store::{BrickStore, Space};
+use crate::brick::store::BrickStore;
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
 use std::collections::{BTreeMap, HashSet};
-use std::time::{Duration, Instant};
-
-/// Figures of free space are at most this old, or this many written bytes.
-const SPACE_AGE: Duration = Duration::from_secs(1);
-const SPACE_WRITTEN_BYTES: u64 = 4 << 20;
 
 /// Who asked for an effect.
 #[derive(Clone, Copy)]
@@ -81,7 +76,6 @@ pub struct SetEngine<S> {
     /// Why this set takes no more changes: its disk has failed to keep some (R8).
     pub failed: Option<String>,
     position: Position,
-    space: Option<(Instant, u64, Space)>,
 }
 
 impl<S: BrickStore> SetEngine<S> {
@@ -105,7 +99,6 @@ impl<S: BrickStore> SetEngine<S> {
             flushed: 0,
             failed: None,
             position,
-            space: None,
         })
     }
 
@@ -241,21 +234,6 @@ impl<S: BrickStore> SetEngine<S> {
             steps.push(Step::TouchDir { gfid: dir.0, subdirs });
         }
         Ok(steps)
-    }
-
-    /// Refuses what needs room where the free space is below the reserve (PROTOCOL 22, 40).
-    pub fn check_space(&mut self, reserve_percent: u8, bytes: u64) -> Result<(), Errno> {
-        let is_fresh =
-            |(at, written, _): &(Instant, u64, _)| at.elapsed() < SPACE_AGE && *written < SPACE_WRITTEN_BYTES;
-        if !self.space.as_ref().is_some_and(is_fresh) {
-            self.space = Some((Instant::now(), 0, self.store.space()?));
-        }
-        let Some((_, written, space)) = &mut self.space else { return Err(Errno::EIO) };
-        *written += bytes;
-        let free = space.available_bytes.saturating_sub(*written);
-        let reserve = space.reserve_bytes(reserve_percent);
-        let inodes_gone = space.total_inodes > 0 && space.free_inodes == 0;
-        if free < reserve || inodes_gone { Err(Errno::ENOSPC) } else { Ok(()) }
     }
 
     /// The stamp of an effect that is logged next, for what has to be known before.

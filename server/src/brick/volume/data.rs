@@ -93,8 +93,12 @@ impl State<PosixStore> {
         data: &[u8],
         flags: WriteFlags,
     ) -> Result<FopReply, Errno> {
-        self.check_space(object.home, data.len() as u64)?;
         let file = self.set(object.home)?.store.file(&object.gfid)?;
+        if let Err(full) = self.check_space(object.home, data.len() as u64)
+            && (flags.append || !has_blocks(&file, offset, data.len())?)
+        {
+            return Err(full);
+        }
         if flags.kill_priv {
             self.kill_priv(object)?;
         }
@@ -367,6 +371,13 @@ fn read_all(file: &OwnedFd, offset: u64, size: usize) -> Result<Bytes, Errno> {
     }
     data.truncate(filled);
     Ok(Bytes::from(data))
+}
+
+/// Whether a write stays within what a file without holes has already: it needs no room.
+fn has_blocks(file: &OwnedFd, offset: u64, length: usize) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(file).map_err(errno)?;
+    let size = stat.st_size as u64;
+    Ok(offset.saturating_add(length as u64) <= size && stat.st_blocks as u64 * 512 >= size)
 }
 
 fn write_all(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {

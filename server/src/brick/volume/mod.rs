@@ -21,6 +21,7 @@ mod peer;
 pub mod recover;
 mod remove;
 mod rename;
+mod room;
 mod transaction;
 
 use crate::brick::effect::{Effect, Outcome, Step};
@@ -35,6 +36,7 @@ use brickfs_common::volume_spec::{self, Atime};
 use clients::Clients;
 use listing::Snapshots;
 pub use peer::{PeerCall, PeerReply};
+use room::Room;
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
@@ -113,6 +115,7 @@ pub struct State<S> {
     are_orphans_swept: bool,
     last_time: Timestamp,
     snapshots: Snapshots,
+    room: Room,
     read_only: bool,
     reserve_percent: u8,
     atime: Atime,
@@ -143,6 +146,7 @@ impl<S: BrickStore> Volume<S> {
             are_orphans_swept: false,
             last_time: Timestamp::default(),
             snapshots: Snapshots::new(),
+            room: Room::default(),
             read_only: false,
             reserve_percent: 1,
             atime: Atime::Relatime,
@@ -292,11 +296,6 @@ impl<S: BrickStore> State<S> {
         }
         let kept = self.clients.kept_results(set);
         self.set(set)?.store.turn_log(&kept)
-    }
-
-    fn check_space(&mut self, set: SetId, bytes: u64) -> Result<(), Errno> {
-        let reserve = self.reserve_percent;
-        self.set(set)?.check_space(reserve, bytes)
     }
 }
 
