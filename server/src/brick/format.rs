@@ -124,6 +124,18 @@ mod tests {
         }
     }
 
+    const GOLDEN: &str = r#"{
+  "version": 1,
+  "features": [],
+  "cluster": "01010101-0101-0101-0101-010101010101",
+  "volume": "02020202-0202-0202-0202-020202020202",
+  "volume_name": "demo",
+  "brick": "03030303-0303-0303-0303-030303030303",
+  "incarnation": 1,
+  "set": 0,
+  "is_root_home": true
+}"#;
+
     #[test]
     fn a_brick_knows_whose_it_is_and_a_newer_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -135,6 +147,7 @@ mod tests {
         assert_eq!(read_identity(dir.path()).unwrap(), Some(identity()));
         let path = dir.path().join(".brickfs/format");
         let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, GOLDEN);
         std::fs::write(&path, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
         let error = read_identity(dir.path()).unwrap_err().to_string();
         assert!(error.contains("version 2") && error.contains("version 1"), "{error}");

@@ -65,7 +65,12 @@ impl EffectLog {
         for (file, generation) in segments.iter().zip(generations.iter_mut()) {
             let mut head = [0u8; HEADER_BYTES as usize];
             file.read_exact_at(&mut head, 0).context("effect log segment is cut short")?;
-            anyhow::ensure!(&head[..8] == MAGIC, "effect log segment has an unknown format");
+            anyhow::ensure!(
+                &head[..8] == MAGIC,
+                "effect log segment has the format '{}', this brickd reads '{}'",
+                head[..8].escape_ascii(),
+                MAGIC.escape_ascii()
+            );
             *generation = u64::from_le_bytes(head[8..16].try_into().expect("eight bytes"));
         }
         let current = usize::from(generations[1] > generations[0]);
@@ -165,6 +170,32 @@ mod tests {
             steps: vec![step],
             outcome: Outcome::default(),
         }
+    }
+
+    #[test]
+    fn segments_and_records_keep_their_golden_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        EffectLog::create(&path).unwrap();
+        EffectLog::open(&path).unwrap().0.append(&effect(300)).unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let segment = std::fs::read(path.join("0")).unwrap();
+        assert_eq!(segment.len() as u64, SEGMENT_BYTES);
+        assert_eq!(hex(&segment[..32]), format!("{:0<64}", "4246534c4f47303101"));
+        let golden = "2f00000036c6ce5201ac020a0607070707070707070707070707070707ac02010a01010101010101010101010101010101\
+                      00000000000000";
+        assert_eq!(hex(&segment[32..32 + 8 + 0x2f]), golden);
+        assert!(segment[32 + 8 + 0x2f..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_log_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        EffectLog::create(&path).unwrap();
+        std::fs::OpenOptions::new().write(true).open(path.join("0")).unwrap().write_all_at(b"BFSLOG02", 0).unwrap();
+        let error = EffectLog::open(&path).err().unwrap().to_string();
+        assert!(error.contains("02") && error.contains("01"), "{error}");
     }
 
     #[test] // PROTOCOL 1, 13

@@ -6,9 +6,9 @@ use super::transaction::{ATTEMPTS_MAX, NotPrepared, Tx};
 use super::{Ask, PeerCall, Ran, Stop, Volume, known};
 use crate::brick::effect::{Effect, Item, Outcome, Place, Step};
 use crate::brick::store::BrickStore;
-use brickfs_common::attr::Kind;
+use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::ObjectRef;
+use brickfs_common::fop::{FopReply, ObjectRef};
 use brickfs_common::name::Name;
 
 impl<S: BrickStore> Volume<S> {
@@ -24,7 +24,7 @@ impl<S: BrickStore> Volume<S> {
             self.send_touches(home, &effect).await;
             let has_names = self.attr_of(found.object).await;
             let reply = self.reply_names(&ask, None, parent, None).await;
-            return Ok(brickfs_common::fop::FopReply { attr: has_names, ..reply });
+            return Ok(FopReply { attr: has_names, ..reply });
         }
         Err(Errno::EIO.into())
     }
@@ -71,6 +71,8 @@ impl<S: BrickStore> Volume<S> {
                 continue;
             }
             let id = tx.id;
+            // Who still has it open goes on seeing it.
+            let last = self.attr_of(found.object).await.map(|attr| Attr { nlink: 0, ..attr });
             let effect = match self.commit_rmdir(&ask, &tx, parent, name, &found) {
                 Ok(effect) => effect,
                 Err(error) => {
@@ -80,7 +82,8 @@ impl<S: BrickStore> Volume<S> {
             };
             self.finish(found.object.home, id).await;
             self.send_touches(found.object.home, &effect).await;
-            return Ok(self.reply_names(&ask, None, parent, None).await);
+            let reply = self.reply_names(&ask, None, parent, None).await;
+            return Ok(FopReply { attr: last, ..reply });
         }
         Err(Errno::EIO.into())
     }

@@ -232,6 +232,19 @@ impl Tx {
     }
 }
 
+/// In an exchange the object of a held name is not taken away: it moves.
+fn without_moved(items: Vec<Item>) -> Vec<Item> {
+    let moved: Vec<[u8; 16]> =
+        items.iter().filter_map(|item| if let Item::Move { gfid, .. } = item { Some(*gfid) } else { None }).collect();
+    let without = |item| match item {
+        Item::Name { place, new, old: Old::Native(gfid, _) } if moved.contains(&gfid) => {
+            Item::Name { place, new, old: Old::Absent }
+        }
+        other => other,
+    };
+    items.into_iter().map(without).collect()
+}
+
 impl<S: BrickStore> SetEngine<S> {
     /// A transaction is decided: does what it means here, or undoes it. What was prepared counts; for a
     /// commit whose preparation is lost, the coordinator's items do.
@@ -253,6 +266,7 @@ impl<S: BrickStore> SetEngine<S> {
             return Ok(());
         }
         let is_parked = parts > 0 && is_committed;
+        let items = without_moved(items);
         let mut changes = Vec::new();
         let mut rests = Vec::with_capacity(items.len());
         for item in &items {
@@ -320,7 +334,7 @@ impl<S: BrickStore> SetEngine<S> {
     /// Lets go what a finished transaction has parked here.
     pub(super) fn release_part(&mut self, context: &Context, tx: &TxId) -> Result<(), Errno> {
         let Some(holding) = self.held.get(tx) else { return Ok(()) };
-        let (items, parts) = (holding.items.clone(), holding.parts);
+        let (items, parts) = (without_moved(holding.items.clone()), holding.parts);
         let mut parked = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (gfid, rest) = match item {
