@@ -86,8 +86,10 @@ fn status_pipe(fd: i32) -> std::fs::File {
 }
 
 fn start_log(plan: &MountPlan) -> anyhow::Result<()> {
+    // fuser answers FUSE_INTERRUPT on a descriptor that need not be the one of the request: the kernel then says
+    // ENOENT, which is no error to show.
     let filter = tracing_subscriber::EnvFilter::try_from_env("BRICKFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser::reply=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match &plan.log_file {
         Some(path) => {
@@ -116,8 +118,12 @@ fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
 
 fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, Arc<Fs>)> {
     check_mountpoint(&plan.mountpoint)?;
-    let options =
-        ConnectOptions { sockets: vec![plan.socket.clone()], volume: plan.volume.clone(), timeout: plan.timeout };
+    let options = ConnectOptions {
+        sockets: vec![plan.socket.clone()],
+        volume: plan.volume.clone(),
+        timeout: plan.timeout,
+        poll: plan.poll,
+    };
     let volume = Volume::connect(options)?;
     let root = find_root(&volume, &plan.subdirectory)?;
     let source = match plan.source.strip_suffix(":/") {

@@ -3,6 +3,7 @@
 
 mod opens;
 mod pending;
+mod polling;
 mod session;
 mod shared;
 pub mod signals;

@@ -2,12 +2,14 @@
 //! itself. A lost session is replaced, what waits is sent again under its old numbers. Beside it a tick
 //! looks after calls that wait for long, whatever the connection does.
 
+use crate::polling::poll;
 use crate::shared::Shared;
 use crate::volume::ConnectError;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::ServerMessage;
 use brickfs_proto::v1::fops_client::FopsClient;
+use brickfs_proto::v1::reply::Answer;
 use brickfs_proto::v1::{Call, Reply};
 use brickfs_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use hyper_util::rt::TokioIo;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
@@ -56,11 +59,14 @@ pub fn run(shared: &Arc<Shared>, greeted: &Sender<Result<(), ConnectError>>) {
         };
         greeted.send(Ok(())).ok();
         let ticker = tokio::spawn(tick(shared.clone(), session.lease));
+        let polled = shared.clone();
+        let poller = shared.options.poll.then(|| tokio::spawn(async move { poll(&polled.activity).await }));
         tokio::select! {
             () = keep_sessions(shared, session) => {}
             () = shared.stop.notified() => {}
         }
         ticker.abort();
+        poller.inspect(|poller| poller.abort());
     });
     shared.fail_all();
 }
@@ -132,7 +138,12 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let (sender, receiver) = unbounded_channel();
     sender.send(shared.hello()).ok();
-    let answer = client.session(UnboundedReceiverStream::new(receiver)).await;
+    let sending = shared.clone();
+    let calls = UnboundedReceiverStream::new(receiver).map(move |call| {
+        sending.activity.message(call.data.len());
+        call
+    });
+    let answer = client.session(calls).await;
     let mut replies = answer.map_err(|status| no_server(status.message().to_owned()))?.into_inner();
     let first = replies.message().await.map_err(|status| no_server(status.message().to_owned()))?;
     let first = first.ok_or_else(|| no_server("it closed the stream".into()))?;
@@ -160,6 +171,11 @@ async fn serve(shared: &Arc<Shared>, session: &mut Session) -> String {
 }
 
 fn finish(shared: &Arc<Shared>, reply: Reply) {
+    let data_bytes = match &reply.answer {
+        Some(Answer::Data(data)) => data.len(),
+        _ => 0,
+    };
+    shared.activity.message(data_bytes);
     let reply = match ServerMessage::try_from(reply) {
         Ok(ServerMessage::Reply(reply)) => reply,
         Ok(_) => return,

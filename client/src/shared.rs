@@ -5,6 +5,7 @@
 
 use crate::opens::{OpenEffect, Opens};
 use crate::pending::{Done, PendingCall, PendingTable};
+use crate::polling::Activity;
 use crate::signals;
 use crate::volume::{Caller, ConnectError, ConnectOptions};
 use brickfs_common::cluster::map::VolumeMap;
@@ -45,6 +46,7 @@ pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
 pub struct Shared {
     pub(crate) options: ConnectOptions,
     pub(crate) stop: Notify,
+    pub(crate) activity: Activity,
     client: ClientId,
     map: RwLock<Option<Arc<VolumeMap>>>,
     state: Mutex<State>,
@@ -58,6 +60,7 @@ impl Shared {
         Shared {
             options,
             stop: Notify::new(),
+            activity: Activity::new(),
             client: ClientId(rand::random()),
             map: RwLock::new(None),
             state: Mutex::new(State::default()),

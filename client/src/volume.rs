@@ -20,6 +20,8 @@ pub struct ConnectOptions {
     pub volume: String,
     /// How long an operation waits for its set; `None` for ever.
     pub timeout: Option<Duration>,
+    /// Look for the next message for a moment before sleeping, where nobody else wants the CPU.
+    pub poll: bool,
 }
 
 /// On whose behalf an operation runs, and who waits for it.
