@@ -58,9 +58,10 @@ impl Cluster {
         command.args(["playground", "start", "--nodes", "1", "--volume", VOLUME, "--bricks"]);
         command.arg(bricks.to_string()).arg("--dir").arg(&state).arg("--mount").arg(&mount).args(args);
         run(&mut command)?.ok()?;
-        if let Some(remembered) = remembered {
-            // Whoever has a playground of their own goes on with that one.
-            fs::write(REMEMBERED, remembered).at(REMEMBERED)?;
+        // Whoever has a playground of their own goes on with that one.
+        match remembered {
+            Some(theirs) => fs::write(REMEMBERED, theirs).at(REMEMBERED)?,
+            None => fs::remove_file(REMEMBERED).at(REMEMBERED)?,
         }
         let bricks = (1..=bricks).map(|i| state.join(format!("bricks/b{i}"))).collect();
         let mut cluster = Cluster::without_brickd(state)?;
