@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(280);
 const PATIENCE_SOAK: Duration = Duration::from_secs(3600);
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 25;
+const LOG_LINE_CHARS: usize = 500;
 
 /// A running test.
 pub struct Case {
@@ -120,8 +121,10 @@ fn show_logs(directory: &Path) {
             let text = fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<&str> = text.lines().collect();
-            let tail = &lines[lines.len().saturating_sub(LOG_LINES)..];
-            eprintln!("--- {} (the last {} lines)\n{}", path.display(), tail.len(), tail.join("\n"));
+            eprintln!("--- {} (the last of {} lines)", path.display(), lines.len());
+            for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+                eprintln!("{}", line.chars().take(LOG_LINE_CHARS).collect::<String>());
+            }
         }
     }
 }

@@ -22,6 +22,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const NODE: &str = "node-1";
 /// The volume of every cluster here.
 pub const VOLUME: &str = "vol";
+/// Where an installed `brickd` listens.
+const DEFAULT_SOCKET: &str = "/run/brickfs/brickd.sock";
 /// Where `brickctl` remembers the playground that was started last.
 const REMEMBERED: &str = "/run/brickfs/playground";
 
@@ -31,6 +33,7 @@ pub struct Cluster {
     /// The playground's own mount.
     mount: Option<PathBuf>,
     bricks: Vec<PathBuf>,
+    socket: PathBuf,
     brickd: Option<Process>,
     launcher: Launcher,
 }
@@ -55,13 +58,14 @@ impl Cluster {
         command.args(["playground", "start", "--nodes", "1", "--volume", VOLUME, "--bricks"]);
         command.arg(bricks.to_string()).arg("--dir").arg(&state).arg("--mount").arg(&mount).args(args);
         run(&mut command)?.ok()?;
-        if let Some(remembered) = remembered {
-            // Whoever has a playground of their own goes on with that one.
-            fs::write(REMEMBERED, remembered).at(REMEMBERED)?;
+        // Whoever has a playground of their own goes on with that one.
+        match remembered {
+            Some(theirs) => fs::write(REMEMBERED, theirs).at(REMEMBERED)?,
+            None => fs::remove_file(REMEMBERED).at(REMEMBERED)?,
         }
         let bricks = (1..=bricks).map(|i| state.join(format!("bricks/b{i}"))).collect();
-        let mut cluster =
-            Cluster { dir: state, mount: Some(mount), bricks, brickd: None, launcher: Launcher::start()? };
+        let mut cluster = Cluster::without_brickd(state)?;
+        (cluster.mount, cluster.bricks) = (Some(mount), bricks);
         let status: Value = serde_json::from_str(&cluster.brickctl(&["playground", "status", "-o", "json"])?.ok()?)?;
         let pid = status["nodes"][0]["pid"].as_u64().context("the playground's status has no process")?;
         cluster.brickd = Some(Process::open(u32::try_from(pid)?)?);
@@ -72,18 +76,45 @@ impl Cluster {
     pub fn empty(dir: &Path) -> anyhow::Result<Cluster> {
         let state = dir.join("p");
         fs::create_dir_all(state.join(NODE)).at(&state)?;
-        let mut cluster =
-            Cluster { dir: state, mount: None, bricks: Vec::new(), brickd: None, launcher: Launcher::start()? };
+        let mut cluster = Cluster::without_brickd(state)?;
         cluster.start_brickd()?;
         Ok(cluster)
+    }
+
+    fn without_brickd(dir: PathBuf) -> anyhow::Result<Cluster> {
+        let (socket, launcher) = (dir.join(NODE).join("brickd.sock"), Launcher::start()?);
+        Ok(Cluster { dir, mount: None, bricks: Vec::new(), socket, brickd: None, launcher })
+    }
+
+    /// A cluster in `dir` with a started volume of two bricks, which listens where an installed `brickd` does; `None` if
+    /// somebody else listens there.
+    pub fn on_default_socket(dir: &Path) -> anyhow::Result<Option<Cluster>> {
+        let socket = Path::new(DEFAULT_SOCKET);
+        if UnixStream::connect(socket).is_ok() {
+            return Ok(None);
+        }
+        fs::create_dir_all("/run/brickfs").at(socket)?;
+        let state = dir.join("p");
+        fs::create_dir_all(state.join(NODE)).at(&state)?;
+        let mut cluster = Cluster::without_brickd(state)?;
+        cluster.socket = socket.to_owned();
+        cluster.start_brickd()?;
+        cluster.add_started_volume(VOLUME, &[dir.join("b1"), dir.join("b2")])?;
+        Ok(Some(cluster))
+    }
+
+    /// Makes and starts a volume.
+    pub fn add_started_volume(&mut self, name: &str, bricks: &[PathBuf]) -> anyhow::Result<()> {
+        self.make_volume(name, bricks)?.ok()?;
+        self.brickctl(&["volume", "start", name])?.ok()?;
+        self.bricks.extend_from_slice(bricks);
+        Ok(())
     }
 
     /// A cluster in `dir` whose started volume has its bricks in these directories; not mounted.
     pub fn over(dir: &Path, bricks: &[PathBuf]) -> anyhow::Result<Cluster> {
         let mut cluster = Cluster::empty(dir)?;
-        cluster.make_volume(VOLUME, bricks)?.ok()?;
-        cluster.brickctl(&["volume", "start", VOLUME])?.ok()?;
-        cluster.bricks = bricks.to_vec();
+        cluster.add_started_volume(VOLUME, bricks)?;
         Ok(cluster)
     }
 
@@ -112,7 +143,7 @@ impl Cluster {
 
     /// The socket of `brickd`.
     pub fn socket(&self) -> PathBuf {
-        self.dir.join(NODE).join("brickd.sock")
+        self.socket.clone()
     }
 
     /// The readable cluster state.
@@ -206,6 +237,7 @@ impl Drop for Cluster {
         if let Some(brickd) = self.brickd.take() {
             let _ = brickd.kill(); // the directory's clearing looks again
         }
+        let _ = fs::remove_file(&self.socket); // of the playground, or the default one, which nobody else was using
     }
 }
 

@@ -17,6 +17,7 @@ pub mod needs;
 pub mod process;
 pub mod run;
 pub mod scratch;
+pub mod stories;
 pub mod tree;
 pub mod wire;
 pub mod writer;
