@@ -3,7 +3,7 @@
 
 mod opens;
 mod pending;
-mod polling;
+pub mod polling;
 mod session;
 mod shared;
 pub mod signals;

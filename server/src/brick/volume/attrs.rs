@@ -3,14 +3,14 @@
 
 use super::peer::describe_copy;
 use super::{Ask, PeerCall, Ran, State, Volume, done, known};
-use crate::brick::effect::{CopyOf, Outcome, Step};
+use crate::brick::effect::{CopyOf, Effect, Outcome, Step};
 use crate::brick::set::Asker;
 use crate::brick::store::BrickStore;
 use crate::brick::store::posix::PosixStore;
 use brickfs_common::attr::{Attr, Kind, SetAttr, SetTime, StatFs, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, FopReply, ObjectRef};
-use brickfs_common::ids::SetId;
+use brickfs_common::ids::{Gfid, SetId};
 use brickfs_common::name::RESERVED_XATTR_PREFIX;
 use bytes::Bytes;
 use std::collections::HashSet;
@@ -53,7 +53,9 @@ impl Volume<PosixStore> {
         self.pass_on(object, copy).await?;
         Ok(reply)
     }
+}
 
+impl<S: BrickStore> Volume<S> {
     async fn pass_on(&self, object: ObjectRef, copy: Option<CopyOf>) -> Result<(), Errno> {
         let Some(copy) = copy else { return Ok(()) };
         let others: Vec<SetId> = self.lock().set_ids().filter(|set| *set != object.home).collect();
@@ -61,6 +63,24 @@ impl Volume<PosixStore> {
             self.peer(set, PeerCall::Inherit { copy: copy.clone() }).await?;
         }
         Ok(())
+    }
+
+    /// Passes on again what a set's last effect before a restart may have changed for children.
+    pub(super) async fn pass_on_again(&self, set: SetId, effect: &Effect) {
+        for step in &effect.steps {
+            let (Step::SetAttr { gfid, .. } | Step::Xattr { gfid, .. }) = step else { continue };
+            let object = ObjectRef { gfid: Gfid(*gfid), home: set };
+            let copy = {
+                let mut state = self.lock();
+                match state.attr_at_home(object) {
+                    Ok(attr) if attr.kind == Kind::Directory => state.describe(object).ok(),
+                    _ => None, // a file, or gone since
+                }
+            };
+            if let Err(error) = self.pass_on(object, copy).await {
+                tracing::warn!(gfid = %object.gfid, "a copy of the directory could not be told what children inherit: {error}");
+            }
+        }
     }
 }
 
@@ -74,7 +94,7 @@ impl<S: BrickStore> State<S> {
     pub(super) fn attr_at_home(&mut self, object: ObjectRef) -> Result<Attr, Errno> {
         let attr = self.set(object.home)?.store.attr(&object.gfid)?;
         let is_copy = attr.kind == Kind::Directory && attr.home != object.home;
-        if is_copy && object.gfid != brickfs_common::ids::Gfid::ROOT { Err(Errno::ESTALE) } else { Ok(attr) }
+        if is_copy && object.gfid != Gfid::ROOT { Err(Errno::ESTALE) } else { Ok(attr) }
     }
 
     fn describe(&mut self, object: ObjectRef) -> Result<CopyOf, Errno> {

@@ -78,11 +78,8 @@ impl Volume<PosixStore> {
         if let Some((_, outcome)) = known.results.get(&header.request).cloned() {
             let opens = matches!(fop, Fop::Make { making: Making::File { open: true, .. }, .. } | Fop::Open { .. });
             if let Some((gfid, home)) = outcome.object.filter(|_| opens) {
-                let gfid = Gfid(gfid);
-                // Else it was announced with the session.
-                if !known.opens.contains_key(&gfid) {
-                    state.clients.count_open(client, gfid, home, 1);
-                }
+                // The greeting that came before this retry announced only what the client knows to be open.
+                state.clients.count_open(client, Gfid(gfid), home, 1);
             }
             return Admission::Again(outcome);
         }

@@ -26,6 +26,7 @@ impl<S: BrickStore> Volume<S> {
         }
         for (set, effect) in last {
             self.send_touches(set, &effect).await;
+            self.pass_on_again(set, &effect).await;
         }
     }
 
