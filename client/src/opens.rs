@@ -116,7 +116,7 @@ mod tests {
     #[test] // PROTOCOL 16
     fn an_open_counts_from_its_answer_and_a_release_until_its_answer() {
         let mut opens = Opens::default();
-        let open = OpenEffect::of(&Fop::Open { object: object(1), truncate: false });
+        let open = OpenEffect::of(&Fop::Open { object: object(1), truncate: false, writes: false });
         opens.answered(open, &FopReply::failed(1, Errno::ESTALE));
         assert!(opens.announce().is_empty());
         opens.answered(open, &done(2));

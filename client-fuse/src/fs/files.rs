@@ -58,7 +58,8 @@ impl Fs {
         done: Reply<Opened>,
     ) {
         let truncate = flags & libc::O_TRUNC != 0;
-        self.submit(caller, Fop::Open { object, truncate }, move |fs, reply, asked| match reply.result {
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        self.submit(caller, Fop::Open { object, truncate, writes }, move |fs, reply, asked| match reply.result {
             Ok(_) => {
                 fs.learn(reply.attr.as_ref(), asked);
                 lock(&fs.holds).opened(object);

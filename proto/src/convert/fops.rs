@@ -22,6 +22,8 @@ const WRITE_KILL_PRIV: u32 = 2;
 const WRITE_SYNC: u32 = 4;
 /// `flags` of OP_OPEN (truncate), OP_FSYNC (data only) and OP_READDIR (with attributes).
 const YES: u32 = 1;
+/// `flags` of OP_OPEN: for writing.
+const OPEN_WRITES: u32 = 2;
 /// Most entries of one listing page.
 const PAGE_ENTRIES_MAX: u64 = 4096;
 /// Longest xattr value in bytes.
@@ -150,8 +152,8 @@ fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
 
 fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
     match fop {
-        Fop::Open { object, truncate } => {
-            c.flags = u32::from(truncate);
+        Fop::Open { object, truncate, writes } => {
+            c.flags = if truncate { YES } else { 0 } | if writes { OPEN_WRITES } else { 0 };
             with_object(c, object, Op::Open)
         }
         Fop::Read { object, offset, size } => {
@@ -366,7 +368,7 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
         Op::Getattr => Fop::GetAttr { object },
         Op::Readlink => Fop::ReadLink { object },
         Op::Release => Fop::Release { object },
-        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0 },
+        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0, writes: c.flags & OPEN_WRITES != 0 },
         Op::Fsync => Fop::Fsync { object, data_only: c.flags & YES != 0 },
         Op::Seek => Fop::Seek { object, offset: c.offset, whence: c.flags as i32 },
         Op::Fallocate => Fop::Fallocate { object, mode: c.flags as i32, offset: c.offset, length: c.length },

@@ -237,3 +237,32 @@ impl Effect {
         Stamp { position: self.position, time: self.time }
     }
 }
+
+/// The name of a step with its object, for messages.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, id) = match self {
+            Step::Make { object, .. } => ("make", object.gfid),
+            Step::Copy { copy, .. } => ("copy", copy.gfid),
+            Step::Link { gfid, .. } => ("link", *gfid),
+            Step::Unlink { gfid, .. } => ("unlink", *gfid),
+            Step::RemoveDir { gfid } => ("remove directory", *gfid),
+            Step::Move { gfid, .. } => ("move", *gfid),
+            Step::Exchange { first, .. } => ("exchange", *first),
+            Step::Follow { gfid, .. } => ("follow", *gfid),
+            Step::Inherit { copy } => ("inherit", copy.gfid),
+            Step::DropClaim { gfid, .. } => ("drop claim", *gfid),
+            Step::TouchDir { gfid, .. } => ("touch directory", *gfid),
+            Step::SetAttr { gfid, .. } => ("set attributes", *gfid),
+            Step::Xattr { gfid, .. } => ("set xattr", *gfid),
+            Step::Write { gfid, .. } => ("write", *gfid),
+            Step::Fallocate { gfid, .. } => ("fallocate", *gfid),
+            Step::Prepare { tx, .. } => ("prepare", tx.0),
+            Step::Finish { tx, .. } => ("finish", tx.0),
+            Step::Release { tx, .. } => ("release", tx.0),
+            Step::Commit { tx, .. } => ("commit", tx.0),
+            Step::Forget { tx } => ("forget", tx.0),
+        };
+        write!(f, "{what} {}", Gfid(id))
+    }
+}

@@ -149,7 +149,7 @@ impl<S: BrickStore> SetEngine<S> {
         {
             tracing::error!(set = %self.id, %tx, "a commit that failed could not be taken back: {error}");
         }
-        tracing::warn!(set = %self.id, %error, "effect taken back at {failed:?}");
+        tracing::warn!(set = %self.id, %error, position = ?effect.position, "effect taken back at {failed}");
         self.log_aborted(asker, effect.time);
     }
 
@@ -184,7 +184,14 @@ impl<S: BrickStore> SetEngine<S> {
     pub fn look_below(&mut self, parent: &Gfid, name: &[u8]) -> Result<Look, Errno> {
         match self.native(parent, name)? {
             Some(meta) => Ok(Look::Native(meta)),
-            None => Ok(self.store.claim(parent, name)?.map_or(Look::Absent, Look::Claim)),
+            None => match self.store.claim(parent, name) {
+                Ok(claim) => Ok(claim.map_or(Look::Absent, Look::Claim)),
+                Err(error) => {
+                    let path = self.store.shown_path(parent, name);
+                    self.store.report_damage(format!("the claim of {path} in directory {parent} is damaged"));
+                    Err(error)
+                }
+            },
         }
     }
 

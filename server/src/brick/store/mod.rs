@@ -103,6 +103,10 @@ pub trait BrickStore: Send + 'static {
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;
     /// Deletes an orphan.
     fn delete_orphan(&mut self, gfid: &Gfid) -> Result<(), Errno>;
+    /// A name as a person finds it, for messages.
+    fn shown_path(&mut self, parent: &Gfid, name: &[u8]) -> String {
+        format!("'{}' of directory {parent}", name.escape_ascii())
+    }
     /// Remembers that something of ours is damaged, for `volume status`.
     fn report_damage(&mut self, line: String);
 

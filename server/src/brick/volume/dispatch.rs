@@ -73,7 +73,8 @@ impl Volume<PosixStore> {
         known.session = session;
         known.seen(header.lowest_unanswered);
         if !fop.is_mutation() {
-            return Admission::Run;
+            let is_refused = state.read_only && matches!(fop, Fop::Open { writes: true, .. });
+            return if is_refused { Admission::Failed(Errno::EROFS) } else { Admission::Run };
         }
         if let Some((_, outcome)) = known.results.get(&header.request).cloned() {
             let opens = matches!(fop, Fop::Make { making: Making::File { open: true, .. }, .. } | Fop::Open { .. });
@@ -110,7 +111,7 @@ impl Volume<PosixStore> {
         let result = match fop {
             Fop::GetAttr { object } => state.get_attr(request, *object),
             Fop::ReadLink { object } => state.read_link(request, *object),
-            Fop::Open { object, truncate } => state.open_file(asker, *object, *truncate),
+            Fop::Open { object, truncate, .. } => state.open_file(asker, *object, *truncate),
             Fop::Release { object } => Ok(state.release(asker, *object)),
             Fop::Read { object, offset, size } => return Some(state.read(request, *object, *offset, *size)),
             Fop::Write { object, offset, data, flags } => state.write(asker, *object, *offset, data, *flags),

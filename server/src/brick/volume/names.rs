@@ -120,12 +120,11 @@ impl<S: BrickStore> Volume<S> {
     pub(super) async fn lookup(&self, ask: Ask, parent: ObjectRef, name: &Name) -> Ran {
         match self.see(parent.gfid, name, false).await? {
             Seen::Found(found) => {
-                let attr = match found.attr {
+                let attr = match found.attr.clone() {
                     Some(attr) => Some(attr),
                     None => self.attr_of(found.object).await,
                 };
-                // The name is there and its object is not: damage, not absence.
-                let attr = attr.ok_or(Errno::EIO)?;
+                let Some(attr) = attr else { return Err(self.report_lost(parent.gfid, name, &found).into()) };
                 Ok(FopReply { attr: Some(attr), ..done(ask.asker.request) })
             }
             Seen::Absent(_) => {
@@ -133,6 +132,15 @@ impl<S: BrickStore> Volume<S> {
                 Ok(FopReply { parent: Some(parent), ..FopReply::failed(ask.asker.request, Errno::ENOENT) })
             }
         }
+    }
+
+    /// The name is there and its object is not: damage, not absence.
+    fn report_lost(&self, parent: Gfid, name: &Name, found: &Found) -> Errno {
+        if let Ok(engine) = self.lock().set(found.object.home) {
+            let path = engine.store.shown_path(&parent, name.as_bytes());
+            engine.store.report_damage(format!("{path}: object {} has no handle", found.object.gfid));
+        }
+        Errno::EIO
     }
 
     /// A directory's attributes: ESTALE if it is gone, ENOTDIR if it is something else.

@@ -42,6 +42,8 @@ const FILE_CACHE: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
 const META_CACHE: NonZeroUsize = NonZeroUsize::new(65536).expect("not zero");
 /// Lines about damage that are kept for `volume status`.
 const DAMAGE_LINES_MAX: usize = 100;
+/// Directories that are shown above a name in a message.
+const SHOWN_DEPTH_MAX: usize = 64;
 /// Objects that get the same two first gfid bytes before the next handle directory is used.
 const BUCKET_OBJECTS: u32 = 512;
 /// Longest value, and longest list of names, of extended attributes (XATTR_SIZE_MAX, XATTR_LIST_MAX).
@@ -198,7 +200,7 @@ impl PosixStore {
         self.dir(parent)
     }
 
-    fn read_meta_at(&mut self, path: &[u8], what: &dyn Fn() -> String) -> Result<Option<Meta>, Errno> {
+    fn read_meta_at(&self, path: &[u8]) -> Result<Option<Meta>, ReadError> {
         let mut bytes = [0u8; META_LEN_MAX];
         let problem = match rustix::fs::lgetxattr(path, META_XATTR, &mut bytes[..]) {
             Ok(n) => match Meta::decode(&bytes[..n]) {
@@ -208,11 +210,20 @@ impl PosixStore {
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::NODATA) => "it has no record of ours".to_owned(),
             Err(rustix::io::Errno::RANGE) => "the record is damaged".to_owned(),
-            Err(error) => return Err(errno(error)),
+            Err(error) => return Err(ReadError::Errno(errno(error))),
         };
-        let line = format!("{}: {problem}", what());
-        self.report_damage(line);
-        Err(Errno::EIO)
+        Err(ReadError::Damaged(problem))
+    }
+
+    /// The record of a file by a handle or another path of ours.
+    fn read_meta_of(&mut self, gfid: &Gfid, path: &[u8]) -> Result<Option<Meta>, Errno> {
+        self.read_meta_at(path).map_err(|error| match error {
+            ReadError::Errno(error) => error,
+            ReadError::Damaged(problem) => {
+                self.report_damage(format!("object {gfid}: {problem}"));
+                Errno::EIO
+            }
+        })
     }
 
     /// A directory whose handle a power loss left behind its name gets its handle back.
@@ -419,10 +430,15 @@ impl BrickStore for PosixStore {
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let root = self.path.clone();
-        let meta = self.read_meta_at(&proc_path(dir.as_fd(), name), &|| {
-            format!("entry '{}' of directory {parent} in {}", name.escape_ascii(), root.display())
-        })?;
+        let meta = match self.read_meta_at(&proc_path(dir.as_fd(), name)) {
+            Ok(meta) => meta,
+            Err(ReadError::Errno(error)) => return Err(error),
+            Err(ReadError::Damaged(problem)) => {
+                let path = self.shown_path(parent, name);
+                self.report_damage(format!("{path} in directory {parent}: {problem}"));
+                return Err(Errno::EIO);
+            }
+        };
         if let Some(meta) = &meta {
             self.heal_dir_handle(meta, parent, name)?;
             self.metas.put(meta.gfid, meta.clone());
@@ -434,16 +450,15 @@ impl BrickStore for PosixStore {
         if let Some(meta) = self.metas.get(gfid) {
             return Ok(meta.clone());
         }
-        let what = || format!("object {gfid}");
         let path = proc_path(self.handles.as_fd(), handle_path(gfid).as_bytes());
-        let file = if *gfid == Gfid::ROOT { None } else { self.read_meta_at(&path, &what)? };
+        let file = if *gfid == Gfid::ROOT { None } else { self.read_meta_of(gfid, &path)? };
         let meta = match file {
             Some(meta) => meta,
             None => match self.dir(gfid) {
                 Ok(dir) => read_meta_of_dir(dir.as_fd())?,
                 Err(Errno::ENOENT) => {
                     let path = proc_path(self.orphans.as_fd(), gfid.hex().as_bytes());
-                    self.read_meta_at(&path, &what)?.ok_or(Errno::ESTALE)?
+                    self.read_meta_of(gfid, &path)?.ok_or(Errno::ESTALE)?
                 }
                 Err(error) => return Err(error),
             },
@@ -537,6 +552,26 @@ impl BrickStore for PosixStore {
         }
     }
 
+    fn shown_path(&mut self, parent: &Gfid, name: &[u8]) -> String {
+        let mut parts = vec![name.escape_ascii().to_string()];
+        let mut at = *parent;
+        while at != Gfid::ROOT && parts.len() < SHOWN_DEPTH_MAX {
+            match self.dir_place(&at) {
+                Ok(Some((above, name))) if above != limbo_gfid() => {
+                    parts.push(name.escape_ascii().to_string());
+                    at = above;
+                }
+                _ => {
+                    parts.push(format!("({at})"));
+                    break;
+                }
+            }
+        }
+        parts.push(self.path.display().to_string());
+        parts.reverse();
+        parts.join("/")
+    }
+
     fn report_damage(&mut self, line: String) {
         if self.damage.len() < DAMAGE_LINES_MAX && !self.damage.contains(&line) {
             tracing::error!(brick = %self.path.display(), "{line}");
@@ -551,6 +586,12 @@ impl PosixStore {
         let ours = 1 + self.parked_links.get(gfid).copied().unwrap_or(0);
         (stat.st_nlink as u32).saturating_sub(ours)
     }
+}
+
+/// Why a record could not be read.
+enum ReadError {
+    Errno(Errno),
+    Damaged(String),
 }
 
 fn read_meta_of_dir(fd: BorrowedFd<'_>) -> Result<Meta, Errno> {

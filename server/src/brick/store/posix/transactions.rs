@@ -197,7 +197,14 @@ impl PosixStore {
     pub(super) fn count_parked_links(&mut self) -> Result<(), Errno> {
         for name in self.own_names(self.parked.as_fd())? {
             let path = super::proc_path(self.parked.as_fd(), &name);
-            let meta = self.read_meta_at(&path, &|| format!("parked object {}", name.escape_ascii()))?;
+            let meta = match self.read_meta_at(&path) {
+                Ok(meta) => meta,
+                Err(super::ReadError::Errno(error)) => return Err(error),
+                Err(super::ReadError::Damaged(problem)) => {
+                    self.report_damage(format!("parked object {}: {problem}", name.escape_ascii()));
+                    continue;
+                }
+            };
             if let Some(meta) = meta.filter(|meta| meta.kind != Kind::Directory) {
                 *self.parked_links.entry(meta.gfid).or_insert(0) += 1;
             }
