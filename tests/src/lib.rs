@@ -12,6 +12,7 @@ pub mod kernel_mounts;
 pub mod launcher;
 pub mod load;
 pub mod loop_fs;
+pub mod machine;
 pub mod mount;
 pub mod needs;
 pub mod process;

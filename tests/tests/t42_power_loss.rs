@@ -6,77 +6,21 @@ use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
 use brickfs_tests::bricks;
 use brickfs_tests::case::{Case, case, say};
-use brickfs_tests::cluster::{Cluster, VOLUME};
+use brickfs_tests::cluster::VOLUME;
 use brickfs_tests::eventually::eventually_ok;
-use brickfs_tests::loop_fs::{Kind, LoopFs};
+use brickfs_tests::loop_fs::Kind;
+use brickfs_tests::machine::{BRICKS, Machine};
 use brickfs_tests::mount::Mount;
 use brickfs_tests::needs::{LOOP_MOUNT, is_soak};
 use brickfs_tests::stories::{Story, check_readable};
 use rand::Rng as _;
-use rustix::process::Signal;
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-const BRICKS: usize = 4;
 const TELLERS: usize = 3;
-/// XFS makes no file system below 300 MiB.
-const DISK_MIB: u64 = 320;
-const OPEN_TIMEOUT: Duration = Duration::from_secs(20);
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A cluster whose disks can lose their power.
-struct Machine {
-    cluster: Cluster,
-    disks: Vec<LoopFs>,
-    point: PathBuf,
-}
-
-impl Machine {
-    /// Each brick on a disk of its own; the node's state elsewhere.
-    fn with_disks(case: &Case, kind: Kind) -> anyhow::Result<Machine> {
-        let dir = case.in_memory()?;
-        let disks: Result<Vec<LoopFs>, _> =
-            (1..=BRICKS).map(|number| LoopFs::make(&dir, &format!("disk{number}"), kind, DISK_MIB)).collect();
-        let disks = disks?;
-        let bricks: Vec<PathBuf> = disks.iter().map(|disk| disk.path().join("brick")).collect();
-        let cluster = Cluster::over(&dir, &bricks)?;
-        Ok(Machine { cluster, disks, point: dir.join("mnt") })
-    }
-
-    /// All bricks and the node's state on one disk.
-    fn with_one_disk(case: &Case, kind: Kind) -> anyhow::Result<Machine> {
-        let dir = case.in_memory()?;
-        let disk = LoopFs::make(&dir, "disk", kind, 2 * DISK_MIB)?;
-        let bricks: Vec<PathBuf> = (1..=BRICKS).map(|number| disk.path().join(format!("b{number}"))).collect();
-        let cluster = Cluster::over(disk.path(), &bricks)?;
-        Ok(Machine { cluster, disks: vec![disk], point: dir.join("mnt") })
-    }
-
-    fn mount(&self) -> anyhow::Result<Mount> {
-        Mount::start(&self.cluster.socket(), &format!("node-1:/{VOLUME}"), &self.point, &[])
-    }
-
-    /// Everything stops at one moment; the disks with these numbers lose what was not written.
-    fn lose_power(&mut self, mount: Mount, disks: &[usize]) -> anyhow::Result<()> {
-        self.cluster.brickd()?.signal(Signal::STOP)?;
-        mount.kill()?;
-        disks.iter().try_for_each(|number| self.disks[*number].lose_power())?;
-        self.cluster.kill_brickd()
-    }
-
-    /// The power is back. Nobody does more than to start `brickd`.
-    fn come_back(&mut self, disks: &[usize]) -> anyhow::Result<()> {
-        disks.iter().try_for_each(|number| self.disks[*number].mount_again())?;
-        self.cluster.start_brickd()?;
-        eventually_ok("all bricks are served again", OPEN_TIMEOUT, || {
-            let status = self.cluster.status()?;
-            ensure!(status["healthy"] == true, "{status:#}");
-            Ok(())
-        })
-    }
-}
 
 /// Rounds of stories, power loss and looking, on the disks that `choose` says.
 fn rounds(case: &Case, mut machine: Machine, choose: impl Fn(u64) -> Vec<usize>) -> anyhow::Result<()> {
