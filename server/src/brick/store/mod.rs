@@ -3,6 +3,8 @@
 //!
 //! A store finds, applies what was decided, and decides nothing. One thread at a time uses it.
 
+#[cfg(test)]
+pub mod model;
 pub mod posix;
 
 use crate::brick::effect::{Claim, Effect, Item, Participant, Stamp, Step};

@@ -21,6 +21,8 @@ mod peer;
 pub mod recover;
 mod remove;
 mod rename;
+#[cfg(test)]
+mod sim;
 mod transaction;
 
 use crate::brick::effect::{Effect, Outcome, Step};
