@@ -24,6 +24,8 @@ pub struct PendingPart {
     pub coordinator: SetId,
     /// What it holds.
     pub items: Vec<Item>,
+    /// It is done here: nothing is held any more, what it parked may still be given back.
+    pub is_finished: bool,
 }
 
 /// Space of the file system that carries a brick.

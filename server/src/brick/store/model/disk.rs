@@ -34,6 +34,8 @@ pub struct Fs {
     pub orphans: BTreeSet<Gfid>,
     pub claims: BTreeMap<Spot, Claim>,
     pub pending: BTreeMap<(TxId, u16), (SetId, Vec<Item>)>,
+    /// Transactions whose first pending part has the mark that all is done.
+    pub finished: BTreeSet<TxId>,
     pub commits: BTreeMap<TxId, Vec<Participant>>,
     pub parked: BTreeMap<(TxId, usize), Gfid>,
 }

@@ -265,13 +265,14 @@ impl BrickStore for ModelStore {
     }
 
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {
-        let part = |((tx, part), (coordinator, items)): (&(TxId, u16), &(SetId, Vec<_>))| PendingPart {
+        let part = |fs: &Fs, (tx, part): &(TxId, u16), (coordinator, items): &(SetId, Vec<_>)| PendingPart {
             tx: *tx,
             part: *part,
             coordinator: *coordinator,
             items: items.clone(),
+            is_finished: *part == 0 && fs.finished.contains(tx),
         };
-        Ok(self.fs(|fs| fs.pending.iter().map(part).collect()))
+        Ok(self.fs(|fs| fs.pending.iter().map(|(key, held)| part(fs, key, held)).collect()))
     }
 
     fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {

@@ -36,7 +36,7 @@ impl ModelStore {
                         self.undo_item(&how, index, item)?;
                     }
                 }
-                if *is_parked { Ok(()) } else { self.drop_pending(tx, *parts) }
+                if *is_parked { self.mark_finished(tx) } else { self.drop_pending(tx, *parts) }
             }
             Step::Release { tx, parts, parked } => {
                 for (index, gfid, rest) in parked {
@@ -56,10 +56,20 @@ impl ModelStore {
         }
     }
 
+    fn mark_finished(&mut self, tx: &TxId) -> Result<(), Errno> {
+        self.call(|fs| {
+            fs.finished.insert(*tx);
+            Ok(())
+        })
+    }
+
     fn drop_pending(&mut self, tx: &TxId, parts: u16) -> Result<(), Errno> {
-        for part in 0..parts {
+        for part in (0..parts).rev() {
             self.call(|fs| {
                 fs.pending.remove(&(*tx, part));
+                if part == 0 {
+                    fs.finished.remove(tx);
+                }
                 Ok(())
             })?;
         }

@@ -198,7 +198,7 @@ impl Cluster {
         self.nodes[node].process = Arc::default();
         self.nodes[node].is_serving = Arc::default();
         self.nodes[node].is_paused = false;
-        self.shared.note(format!("node {node} starts"));
+        self.shared.note(|| format!("node {node} starts"));
         let Some((volume, last)) = self.open(node) else { return };
         self.nodes[node].volume = Some(volume.clone());
         let is_serving = self.nodes[node].is_serving.clone();
@@ -267,7 +267,7 @@ impl Cluster {
 
     /// The process of a node is gone with all that it was doing.
     pub fn kill(&mut self, node: usize) {
-        self.shared.note(format!("node {node} dies"));
+        self.shared.note(|| format!("node {node} dies"));
         self.nodes[node].process.die_after(0);
         self.nodes[node].process.call().ok();
         self.tasks.retain(|task| task.node != node);
@@ -291,7 +291,7 @@ impl Cluster {
             let rng = &mut self.rng;
             self.disks.lock().lose_power(device, |count| rng.below(count));
         }
-        self.shared.note(format!("node {node} has lost power"));
+        self.shared.note(|| format!("node {node} has lost power"));
     }
 
     fn spawn(&mut self, node: usize, what: String, future: BoxFuture<()>) {
@@ -304,7 +304,7 @@ impl Cluster {
         self.next_call += 1;
         let id = CallId(self.next_call);
         let node = self.node_of(call.set);
-        self.shared.note(format!("{id:?} {call:?} at node {node}"));
+        self.shared.note(|| format!("{id:?} {call:?} at node {node}"));
         let volume = match &self.nodes[node].volume {
             Some(volume) if self.is_serving(node) => volume.clone(),
             _ => {
@@ -324,7 +324,7 @@ impl Cluster {
         let run = async move {
             let ran = serve_client(&volume, &header, call).await;
             if !process.is_dead() {
-                shared.note(format!("{id:?} -> {:?}", ran.as_ref().map(|reply| &reply.result)));
+                shared.note(|| format!("{id:?} -> {:?}", ran.as_ref().map(|reply| &reply.result)));
                 shared.lock().backs.push((id, Back::Ran(ran)));
             }
         };
@@ -395,7 +395,7 @@ impl Cluster {
     fn arrive(&mut self, flying: Flying) {
         let (to, call) = match flying.cargo {
             Cargo::Reply(result) => {
-                self.shared.note(format!("   <- {result:?}"));
+                self.shared.note(|| format!("   <- {result:?}"));
                 drop(flying.answer.map(|answer| answer.send(result)));
                 return;
             }
@@ -403,7 +403,7 @@ impl Cluster {
         };
         let node = self.node_of(to);
         let fate = self.shared.choose_fate();
-        self.shared.note(format!("{} -> set {to}: {call:?} {fate:?}", flying.from));
+        self.shared.note(|| format!("{} -> set {to}: {call:?} {fate:?}", flying.from));
         let mut answer = flying.answer;
         if fate.is_call_lost || !self.is_up(node) {
             drop(answer.map(|answer| answer.send(Err(Errno::EIO))));

@@ -25,6 +25,9 @@ const SEEDS: u64 = 400;
 /// Nothing takes longer, however many faults there are.
 const STEPS_MAX: u64 = 400_000;
 
+/// Turns of bad weather at most.
+const TURNS_MAX: usize = 30_000;
+
 /// How bad the weather is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Weather {
@@ -93,7 +96,10 @@ impl Sim {
             self.findings.push(format!("the first file cannot be made: {errno}"));
         }
         self.cluster.shared.lock().loses_one_in = self.weather.loses_one_in;
-        while self.clients.iter().any(|client| client.ops_left > 0) && self.is_alive() {
+        for _ in 0..TURNS_MAX {
+            if !self.clients.iter().any(|client| client.ops_left > 0) || !self.is_alive() {
+                break;
+            }
             self.bad_weather();
             self.advance(true);
         }
@@ -245,11 +251,12 @@ fn env_number(key: &str) -> Option<u64> {
 #[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
 fn seeds_end_with_a_whole_volume() {
     if let Some(seed) = env_number("BRICKFS_SIM_SEED") {
+        tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).without_time().with_writer(std::io::stderr).init();
         run_seed(seed).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
     let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
     let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed).err()).collect();
-    let shown = failed.iter().take(5).cloned().collect::<Vec<_>>().join("\n\n");
+    let shown = failed.iter().take(env_number("BRICKFS_SIM_SHOW").unwrap_or(5) as usize).cloned().collect::<Vec<_>>().join("\n\n");
     assert!(failed.is_empty(), "{} of {count} seeds failed:\n{shown}", failed.len());
 }
