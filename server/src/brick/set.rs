@@ -82,8 +82,13 @@ impl<S: BrickStore> SetEngine<S> {
     /// The engine of a set whose log ends at `position`, with what transactions left on the brick.
     pub fn new(id: SetId, store: S, position: Position) -> Result<SetEngine<S>, Errno> {
         let mut held = Held::default();
-        for part in store.pending_parts()? {
-            held.hold(part.tx, part.coordinator, part.items, 1);
+        let parts = store.pending_parts()?;
+        let finished: HashSet<TxId> = parts.iter().filter(|part| part.is_finished).map(|part| part.tx).collect();
+        for part in parts {
+            match finished.contains(&part.tx) {
+                true => held.hold_finished(part.tx, part.coordinator, part.items),
+                false => held.hold(part.tx, part.coordinator, part.items, 1),
+            }
         }
         let committed = |participants| Committed { participants, stage: Stage::Finishing };
         let committed = store.commits()?.into_iter().map(|(tx, list)| (tx, committed(list))).collect();

@@ -15,6 +15,16 @@ impl<S: BrickStore> Volume<S> {
     /// Settles what an earlier process of any node has left between the sets. `last` are the last effects
     /// of the sets of this node. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
+        self.settle_all().await;
+        for (set, effect) in last {
+            self.send_touches(set, &effect).await;
+            self.pass_on_again(set, &effect).await;
+        }
+    }
+
+    /// Asks what became of transactions that others decide, and tells others of what was decided here: an
+    /// answer, an abort or a finish may have been lost on its way.
+    async fn settle_all(&self) {
         let (held, committed) = self.lock().unsettled();
         for (set, tx, coordinator) in held {
             if let Err(error) = self.settle(set, tx, coordinator).await {
@@ -23,10 +33,6 @@ impl<S: BrickStore> Volume<S> {
         }
         for (set, tx) in committed {
             self.finish(set, tx).await;
-        }
-        for (set, effect) in last {
-            self.send_touches(set, &effect).await;
-            self.pass_on_again(set, &effect).await;
         }
     }
 
@@ -60,10 +66,7 @@ impl<S: BrickStore> Volume<S> {
 
     /// Lets go what was only waited for because of other disks. Called every few seconds; may sleep.
     pub async fn pass_barriers(&self) {
-        let (_, committed) = self.lock().unsettled();
-        for (set, tx) in committed {
-            self.finish(set, tx).await;
-        }
+        self.settle_all().await;
         let waiting = self.lock().waiting_for_barriers();
         let mut sets: Vec<SetId> =
             waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
@@ -148,15 +151,10 @@ impl<S: BrickStore> State<S> {
     /// What is held for others (set, transaction, coordinator), and own transactions to finish.
     #[allow(clippy::type_complexity)] // used in this file only
     fn unsettled(&mut self) -> (Vec<(SetId, TxId, SetId)>, Vec<(SetId, TxId)>) {
-        let all: Vec<SetId> = self.set_ids().collect();
         let (mut held, mut committed) = (Vec::new(), Vec::new());
         for engine in self.open_sets() {
-            for coordinator in &all {
-                let txs = engine.held.coordinated_by(*coordinator);
-                held.extend(
-                    txs.into_iter().filter(|tx| !engine.undecided.contains(tx)).map(|tx| (engine.id, tx, *coordinator)),
-                );
-            }
+            let elsewhere = engine.held.decided_elsewhere(engine.id);
+            held.extend(elsewhere.into_iter().map(|(tx, coordinator)| (engine.id, tx, coordinator)));
             let unfinished = engine.committed.iter().filter(|(_, c)| c.stage == Stage::Finishing);
             committed.extend(unfinished.map(|(tx, _)| (engine.id, *tx)));
         }
