@@ -93,7 +93,7 @@ fn no_data_is_written_into_the_reserve() {
             refused += u64::from(write_mib(&path)? == Some(libc::ENOSPC));
         }
         let left = space_of(&dir.join("disk"))?.available;
-        ensure!(left >= 38 * MIB && left <= 43 * MIB, "{left} bytes are left of 40 MiB, {refused} files refused");
+        ensure!((38 * MIB..=43 * MIB).contains(&left), "{left} bytes are left of 40 MiB, {refused} files refused");
         ensure!(space_of(mount.path())?.available < 3 * MIB, "{:?}", space_of(mount.path())?);
         mount.unmount()
     });
