@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// Where `brickd` of this node listens.
 pub const DEFAULT_SOCKET: &str = "/run/brickfs/brickd.sock";
+/// Whether a mount polls unless told: see docs/design/performance.md for the figures.
+const POLL_DEFAULT: bool = false;
 const CLIENT_CONFIG: &str = "/etc/brickfs/client.toml";
 
 /// Mounts a BrickFS volume.
@@ -23,7 +25,7 @@ struct Arguments {
     /// /etc/brickfs/client.toml, else the only volume of this node
     #[arg(required = true, num_args = 1..=2, value_name = "SOURCE] [MOUNTPOINT")]
     names: Vec<String>,
-    /// Mount options, comma-separated: ro, strict, timeout=SECONDS, socket=PATH and those of mount(8)
+    /// Mount options, comma-separated: ro, strict, timeout=SECONDS, poll=on|off, socket=PATH and those of mount(8)
     #[arg(short = 'o', value_name = "OPTIONS")]
     options: Vec<String>,
     /// Stay in the foreground
@@ -38,6 +40,10 @@ struct Arguments {
     /// Seconds that an operation waits for an absent server before EIO; 0 for ever
     #[arg(long)]
     timeout: Option<u64>,
+    /// Look for the next message for a moment before sleeping: small operations are faster, at the price of
+    /// CPU time that nobody else wants
+    #[arg(long, value_name = "on|off")]
+    poll: Option<Switch>,
     /// Accepted for mount(8)
     #[arg(short = 'n', hide = true)]
     no_mtab: bool,
@@ -60,6 +66,13 @@ struct Arguments {
 struct ClientConfig {
     volume: Option<String>,
     socket: Option<PathBuf>,
+}
+
+/// A switch as typed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 /// Why nothing is mounted.
@@ -87,6 +100,8 @@ pub struct MountPlan {
     pub timeout: Option<Duration>,
     /// Exact close-to-open: no cached names and attributes.
     pub strict: bool,
+    /// Look for the next message for a moment before sleeping.
+    pub poll: bool,
     /// Read-only.
     pub read_only: bool,
     /// Change the flags of the mount that is there.
@@ -172,6 +187,7 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
         socket: typed.socket.or(config.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
         timeout: Some(Duration::from_secs(30)),
         strict: false,
+        poll: POLL_DEFAULT,
         read_only: false,
         remount: false,
         flags: Vec::new(),
@@ -190,6 +206,8 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
             "rw" => plan.read_only = false,
             "remount" => plan.remount = true,
             "strict" => plan.strict = true,
+            "poll=on" => plan.poll = true,
+            "poll=off" => plan.poll = false,
             "suid" | "nosuid" | "dev" | "nodev" | "exec" | "noexec" | "atime" | "noatime" | "nodiratime" | "sync"
             | "dirsync" => {
                 plan.flags.push(option.to_owned());
@@ -199,6 +217,9 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
             _ if is_ignored(option) => {}
             _ => return bad(format!("unknown mount option '{option}'; see brickfs --help")),
         }
+    }
+    if let Some(poll) = typed.poll {
+        plan.poll = poll == Switch::On;
     }
     if let Some(timeout) = typed.timeout {
         plan.timeout = seconds(&timeout.to_string())?;
@@ -230,6 +251,8 @@ mod tests {
         );
         let p = plan(&["h:/v", "/mnt", "-o", "ro,strict,timeout=0"]).unwrap();
         assert!(p.read_only && p.strict && p.timeout.is_none());
+        assert!(plan(&["h:/v", "/mnt", "-o", "poll=on"]).unwrap().poll);
+        assert!(!plan(&["h:/v", "/mnt", "-o", "poll=on", "--poll", "off"]).unwrap().poll);
     }
 
     #[test]
@@ -238,5 +261,6 @@ mod tests {
         assert!(plan(&["h:/v", "/mnt", "-o", "frobnicate"]).unwrap_err().contains("'frobnicate'"));
         assert!(plan(&["h:/v", "/mnt", "-o", "timeout=x"]).unwrap_err().contains("'x'"));
         assert!(plan(&["h:/v/../x", "/mnt"]).is_err());
+        assert!(plan(&["h:/v", "/mnt", "-o", "poll=maybe"]).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::adapter::Mount;
 use crate::cli::MountPlan;
+use crate::fs::Fs;
 use crate::kernel_mount::{KernelOptions, change_flags, start_session};
 use anyhow::{Context as _, bail, ensure};
 use brickfs_client::volume::{Caller, ConnectOptions, Volume};
@@ -13,6 +14,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 /// What a background mount writes when it is up.
 const UP: &[u8] = b"up";
@@ -66,10 +68,11 @@ pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
         };
         pipe.write_all(&word).ok(); // whoever started us may be gone
     }
-    let (session, volume) = session?;
-    unmount_on_signal(&plan.mountpoint)?;
+    let (session, volume, fs) = session?;
+    obey_signals(&plan.mountpoint, &fs)?;
     let ended = session.join();
     volume.shutdown();
+    fs.invalidations.end();
     ended.context("the FUSE session failed")
 }
 
@@ -83,8 +86,10 @@ fn status_pipe(fd: i32) -> std::fs::File {
 }
 
 fn start_log(plan: &MountPlan) -> anyhow::Result<()> {
+    // fuser answers FUSE_INTERRUPT on a descriptor that need not be the one of the request: the kernel then says
+    // ENOENT, which is no error to show.
     let filter = tracing_subscriber::EnvFilter::try_from_env("BRICKFS_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,fuser::reply=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
     match &plan.log_file {
         Some(path) => {
@@ -111,10 +116,14 @@ fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume)> {
+fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, Arc<Fs>)> {
     check_mountpoint(&plan.mountpoint)?;
-    let options =
-        ConnectOptions { sockets: vec![plan.socket.clone()], volume: plan.volume.clone(), timeout: plan.timeout };
+    let options = ConnectOptions {
+        sockets: vec![plan.socket.clone()],
+        volume: plan.volume.clone(),
+        timeout: plan.timeout,
+        poll: plan.poll,
+    };
     let volume = Volume::connect(options)?;
     let root = find_root(&volume, &plan.subdirectory)?;
     let source = match plan.source.strip_suffix(":/") {
@@ -122,13 +131,34 @@ fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume)>
         None => plan.source.clone(),
     };
     let options = KernelOptions { source, read_only: plan.read_only, flags: plan.flags.clone() };
-    let filesystem = Mount::new(volume.clone(), root, plan.strict);
-    let session = start_session(filesystem, &plan.mountpoint, &options)?;
+    let fs = Fs::new(volume.clone(), root, plan.strict);
+    let ticking = Arc::downgrade(&fs);
+    volume.on_tick(move |now| {
+        if let Some(fs) = ticking.upgrade() {
+            fs.tick(now);
+        }
+    });
+    let session = start_session(Mount(fs.clone()), &plan.mountpoint, &options)?;
     let session = session.spawn().context("cannot start the FUSE session")?;
+    invalidate_as_asked(fs.clone(), session.notifier())?;
     // Answers only when the session serves; from here on the mount is usable.
     let device = rustix::fs::stat(&plan.mountpoint).context("the mount does not answer")?.st_dev;
     raise_readahead(device);
-    Ok((session, volume))
+    Ok((session, volume, fs))
+}
+
+/// Tells the kernel to drop the pages of inodes whose writes failed. This may wait for a page that is being
+/// read through this mount, hence a thread of its own.
+fn invalidate_as_asked(fs: Arc<Fs>, notifier: fuser::Notifier) -> anyhow::Result<()> {
+    let run = move || {
+        while let Some(ino) = fs.invalidations.next() {
+            if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino), 0, 0) {
+                tracing::warn!(ino, "the kernel keeps pages of a write that failed: {error}");
+            }
+        }
+    };
+    std::thread::Builder::new().name("brickfs-inval".into()).spawn(run).context("no thread for the kernel's cache")?;
+    Ok(())
 }
 
 /// Walks to the directory that becomes the mount's root.
@@ -157,21 +187,30 @@ fn raise_readahead(device: u64) {
     }
 }
 
-/// SIGTERM and SIGINT unmount.
-fn unmount_on_signal(mountpoint: &Path) -> anyhow::Result<()> {
-    let mountpoint = mountpoint.to_owned();
+/// SIGTERM and SIGINT unmount, SIGUSR1 logs how much the mount remembers.
+fn obey_signals(mountpoint: &Path, fs: &Arc<Fs>) -> anyhow::Result<()> {
+    let (mountpoint, fs) = (mountpoint.to_owned(), Arc::downgrade(fs));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("brickfs-signals".into()).spawn(move || {
-        runtime.block_on(async {
+        let caught = runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-                return;
-            };
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
+            let mut term = signal(SignalKind::terminate())?;
+            let mut int = signal(SignalKind::interrupt())?;
+            let mut usr1 = signal(SignalKind::user_defined1())?;
+            loop {
+                tokio::select! {
+                    _ = term.recv() => return std::io::Result::Ok(()),
+                    _ = int.recv() => return Ok(()),
+                    _ = usr1.recv() => match fs.upgrade() {
+                        Some(fs) => tracing::info!("remembered: {:?}", fs.counts()),
+                        None => return Ok(()),
+                    },
+                }
             }
         });
+        if let Err(error) = caught {
+            return tracing::error!("signals are not heard: {error}");
+        }
         if let Err(error) = rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::DETACH) {
             tracing::error!("cannot unmount {}: {error}", mountpoint.display());
         }

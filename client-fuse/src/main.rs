@@ -2,12 +2,10 @@
 
 mod adapter;
 mod cli;
-mod convert;
 mod daemon;
-mod dirs;
-mod inodes;
+mod fs;
 mod kernel_mount;
-mod writes;
+mod tables;
 
 use std::process::ExitCode;
 

@@ -1,6 +1,11 @@
 //! Access to a BrickFS volume without a mount: placement of names, one session with a node, retries that
-//! run once. The mount (`client-fuse`) is a thin adapter over it.
+//! run once, the write-behind queues. The mount (`client-fuse`) is a thin adapter over it.
 
+mod opens;
 mod pending;
+pub mod polling;
 mod session;
+mod shared;
+pub mod signals;
 pub mod volume;
+pub mod write_behind;

@@ -1,8 +1,9 @@
-//! Calls that wait for their answers: numbers, resending order, deadlines. No I/O.
+//! Calls that wait for their answers: numbers, resending order, deadlines, who waits. No I/O.
 
+use crate::opens::OpenEffect;
 use brickfs_common::fop::FopReply;
 use brickfs_proto::v1;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 /// Called once with the reply, on the session's thread; must not block.
@@ -14,8 +15,14 @@ pub struct PendingCall {
     pub call: v1::Call,
     /// Who waits.
     pub done: Done,
+    /// When it was submitted.
+    pub since: Instant,
     /// When to give up; `None` for never.
     pub deadline: Option<Instant>,
+    /// The thread that waits for the answer, 0 if none does.
+    pub pid: u32,
+    /// What its success does to the objects that are open.
+    pub open_effect: OpenEffect,
 }
 
 /// All calls without an answer, by request number.
@@ -59,14 +66,29 @@ impl PendingTable {
 
     /// Takes the calls whose deadline has passed.
     pub fn take_expired(&mut self, now: Instant) -> Vec<PendingCall> {
-        let expired = |pending: &PendingCall| pending.deadline.is_some_and(|deadline| deadline <= now);
-        let requests: Vec<u64> = self.calls.iter().filter(|(_, p)| expired(p)).map(|(r, _)| *r).collect();
-        requests.into_iter().filter_map(|request| self.calls.remove(&request)).collect()
+        self.take_where(|pending| pending.deadline.is_some_and(|deadline| deadline <= now))
+    }
+
+    /// The threads that have waited since `before` or longer.
+    pub fn waiting_pids(&self, before: Instant) -> BTreeSet<u32> {
+        // In number order, which is the order of time.
+        let old = self.calls.values().take_while(|pending| pending.since <= before);
+        old.map(|pending| pending.pid).filter(|pid| *pid != 0).collect()
+    }
+
+    /// Takes the calls that these threads have waited for since `before` or longer.
+    pub fn take_of(&mut self, pids: &[u32], before: Instant) -> Vec<PendingCall> {
+        self.take_where(|pending| pending.since <= before && pids.contains(&pending.pid))
     }
 
     /// Takes all calls.
     pub fn take_all(&mut self) -> Vec<PendingCall> {
         std::mem::take(&mut self.calls).into_values().collect()
+    }
+
+    fn take_where(&mut self, is_wanted: impl Fn(&PendingCall) -> bool) -> Vec<PendingCall> {
+        let requests: Vec<u64> = self.calls.iter().filter(|(_, p)| is_wanted(p)).map(|(r, _)| *r).collect();
+        requests.into_iter().filter_map(|request| self.calls.remove(&request)).collect()
     }
 }
 
@@ -75,18 +97,22 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn add(table: &mut PendingTable, deadline: Option<Instant>) -> u64 {
+    fn add(table: &mut PendingTable, pid: u32, since: Instant, deadline: Option<Instant>) -> u64 {
         let (request, _) = table.next_numbers();
         let call = v1::Call { request, ..v1::Call::default() };
-        table.insert(PendingCall { call, done: Box::new(|_| ()), deadline });
+        table.insert(PendingCall { call, done: Box::new(|_| ()), since, deadline, pid, open_effect: OpenEffect::None });
         request
+    }
+
+    fn numbers(taken: &[PendingCall]) -> Vec<u64> {
+        taken.iter().map(|pending| pending.call.request).collect()
     }
 
     #[test] // PROTOCOL 13
     fn calls_are_sent_again_in_order_and_the_lowest_unanswered_moves_on() {
         let mut table = PendingTable::default();
         for expected in 1..=4 {
-            assert_eq!(add(&mut table, None), expected);
+            assert_eq!(add(&mut table, 0, Instant::now(), None), expected);
         }
         assert!(table.take(2).is_some());
         assert!(table.take(2).is_none(), "a second reply belongs to nobody");
@@ -102,10 +128,23 @@ mod tests {
     fn only_calls_past_their_deadline_expire() {
         let now = Instant::now();
         let mut table = PendingTable::default();
-        add(&mut table, Some(now));
-        add(&mut table, None);
-        add(&mut table, Some(now + Duration::from_secs(1)));
-        assert_eq!(table.take_expired(now).iter().map(|p| p.call.request).collect::<Vec<_>>(), [1]);
+        add(&mut table, 0, now, Some(now));
+        add(&mut table, 0, now, None);
+        add(&mut table, 0, now, Some(now + Duration::from_secs(1)));
+        assert_eq!(numbers(&table.take_expired(now)), [1]);
         assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn only_calls_that_have_waited_are_given_up_for_a_signal() {
+        let now = Instant::now();
+        let old = now - Duration::from_secs(1);
+        let mut table = PendingTable::default();
+        for (pid, since) in [(7, old), (0, old), (8, old), (7, old), (7, now), (9, now)] {
+            add(&mut table, pid, since, None);
+        }
+        assert_eq!(table.waiting_pids(old), BTreeSet::from([7, 8]));
+        assert_eq!(numbers(&table.take_of(&[7], old)), [1, 4]);
+        assert_eq!(table.len(), 4);
     }
 }

@@ -1,11 +1,15 @@
 //! The session's thread: one connection, one stream. The reader of the stream answers the waiting party
-//! itself. A lost session is replaced, what waits is sent again under its old numbers.
+//! itself. A lost session is replaced, what waits is sent again under its old numbers. Beside it a tick
+//! looks after calls that wait for long, whatever the connection does.
 
-use crate::volume::{ConnectError, Shared, wire_hello};
+use crate::polling::poll;
+use crate::shared::Shared;
+use crate::volume::ConnectError;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Fop, FopReply, MESSAGE_MAX_BYTES};
+use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::ServerMessage;
 use brickfs_proto::v1::fops_client::FopsClient;
+use brickfs_proto::v1::reply::Answer;
 use brickfs_proto::v1::{Call, Reply};
 use brickfs_proto::{CONNECTION_WINDOW_BYTES, FRAME_BYTES, STREAM_WINDOW_BYTES};
 use hyper_util::rt::TokioIo;
@@ -14,11 +18,12 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
-/// How often deadlines are looked at.
+/// How often calls that wait for long are looked at.
 const TICK: Duration = Duration::from_millis(250);
 /// First and longest pause between attempts to connect.
 const BACKOFF_FIRST: Duration = Duration::from_millis(20);
@@ -26,9 +31,10 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How long a node may take to greet.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A greeted session.
+/// A greeted session. Calls come from `Shared`, which has a sender of its own; dropping this one ends the
+/// stream as soon as that one is gone too.
 struct Session {
-    sender: UnboundedSender<Call>,
+    _sender: UnboundedSender<Call>,
     replies: Streaming<Reply>,
     lease: Duration,
 }
@@ -44,53 +50,56 @@ pub fn run(shared: &Arc<Shared>, greeted: &Sender<Result<(), ConnectError>>) {
         }
     };
     runtime.block_on(async {
-        let mut session = match greet(shared).await {
-            Ok(session) => {
-                greeted.send(Ok(())).ok();
-                session
-            }
+        let session = match greet(shared).await {
+            Ok(session) => session,
             Err(error) => {
                 greeted.send(Err(error)).ok();
                 return;
             }
         };
-        loop {
-            serve(shared, &mut session).await;
-            shared.lost_session();
-            if shared.is_shut_down() {
-                break;
-            }
-            tracing::info!(volume = %shared.options.volume, "the session was lost, connecting again");
-            match reconnect(shared).await {
-                Some(next) => session = next,
-                None => break,
-            }
+        greeted.send(Ok(())).ok();
+        let ticker = tokio::spawn(tick(shared.clone(), session.lease));
+        let polled = shared.clone();
+        let poller = shared.options.poll.then(|| tokio::spawn(async move { poll(&polled.activity).await }));
+        tokio::select! {
+            () = keep_sessions(shared, session) => {}
+            () = shared.stop.notified() => {}
         }
+        ticker.abort();
+        poller.inspect(|poller| poller.abort());
     });
-    for pending in shared.take_all() {
-        let request = pending.call.request;
-        (pending.done)(FopReply::failed(request, Errno::EIO));
+    shared.fail_all();
+}
+
+async fn tick(shared: Arc<Shared>, lease: Duration) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        shared.tick(Instant::now(), lease);
     }
 }
 
-async fn reconnect(shared: &Arc<Shared>) -> Option<Session> {
+async fn keep_sessions(shared: &Arc<Shared>, mut session: Session) {
+    loop {
+        let trouble = serve(shared, &mut session).await;
+        tracing::info!(volume = %shared.options.volume, "the session was lost ({trouble}), connecting again");
+        shared.lost_session(trouble);
+        session = reconnect(shared).await;
+    }
+}
+
+async fn reconnect(shared: &Arc<Shared>) -> Session {
     let mut pause = BACKOFF_FIRST;
     loop {
         match greet(shared).await {
             Ok(session) => {
                 tracing::info!("connected again");
-                return Some(session);
+                return session;
             }
-            Err(error) => tracing::debug!("not connected: {error}"),
+            Err(error) => shared.lost_session(error.to_string()),
         }
-        shared.expire(Instant::now());
-        tokio::select! {
-            () = shared.stop.notified() => return None,
-            () = tokio::time::sleep(pause) => {}
-        }
-        if shared.is_shut_down() {
-            return None;
-        }
+        tokio::time::sleep(pause).await;
         pause = (pause * 2).min(BACKOFF_MAX);
     }
 }
@@ -128,8 +137,13 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
         .max_decoding_message_size(2 * MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
     let (sender, receiver) = unbounded_channel();
-    sender.send(wire_hello(shared)).ok();
-    let answer = client.session(UnboundedReceiverStream::new(receiver)).await;
+    sender.send(shared.hello()).ok();
+    let sending = shared.clone();
+    let calls = UnboundedReceiverStream::new(receiver).map(move |call| {
+        sending.activity.message(call.data.len());
+        call
+    });
+    let answer = client.session(calls).await;
     let mut replies = answer.map_err(|status| no_server(status.message().to_owned()))?.into_inner();
     let first = replies.message().await.map_err(|status| no_server(status.message().to_owned()))?;
     let first = first.ok_or_else(|| no_server("it closed the stream".into()))?;
@@ -138,43 +152,30 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
             shared.welcomed(&welcome)?;
             let lease = Duration::from_millis(u64::from(welcome.lease_ms));
             shared.resume(&sender);
-            Ok(Session { sender, replies, lease })
+            Ok(Session { _sender: sender, replies, lease })
         }
         Ok(ServerMessage::Refused(reason)) => Err(ConnectError::Refused(reason)),
         _ => Err(no_server("it does not greet as a brickd does".into())),
     }
 }
 
-/// Reads replies until the stream ends or the volume is shut down.
-async fn serve(shared: &Arc<Shared>, session: &mut Session) {
-    let mut ticks = tokio::time::interval(TICK);
-    let mut renewed = Instant::now();
+/// Reads replies until the stream ends; answers why it did.
+async fn serve(shared: &Arc<Shared>, session: &mut Session) -> String {
     loop {
-        tokio::select! {
-            reply = session.replies.message() => match reply {
-                Ok(Some(reply)) => finish(shared, reply),
-                Ok(None) => return,
-                Err(status) => {
-                    tracing::info!("the stream failed: {}", status.message());
-                    return;
-                }
-            },
-            _ = ticks.tick() => {
-                shared.expire(Instant::now());
-                if renewed.elapsed() > session.lease / 3 {
-                    renewed = Instant::now();
-                    shared.submit(0, crate::volume::Caller::default(), Fop::Renew, Box::new(|_| ()));
-                }
-                if session.sender.is_closed() {
-                    return;
-                }
-            }
-            () = shared.stop.notified() => return,
+        match session.replies.message().await {
+            Ok(Some(reply)) => finish(shared, reply),
+            Ok(None) => return "the node closed the stream".into(),
+            Err(status) => return status.message().to_owned(),
         }
     }
 }
 
 fn finish(shared: &Arc<Shared>, reply: Reply) {
+    let data_bytes = match &reply.answer {
+        Some(Answer::Data(data)) => data.len(),
+        _ => 0,
+    };
+    shared.activity.message(data_bytes);
     let reply = match ServerMessage::try_from(reply) {
         Ok(ServerMessage::Reply(reply)) => reply,
         Ok(_) => return,
@@ -183,7 +184,5 @@ fn finish(shared: &Arc<Shared>, reply: Reply) {
             FopReply::failed(malformed.request, Errno::EIO)
         }
     };
-    if let Some(pending) = shared.take(reply.request) {
-        (pending.done)(reply);
-    }
+    shared.finish(reply);
 }

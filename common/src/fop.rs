@@ -149,6 +149,8 @@ pub enum Fop {
     Open {
         object: ObjectRef,
         truncate: bool,
+        /// For writing: refused on a volume that is read-only.
+        writes: bool,
     },
     Release {
         object: ObjectRef,

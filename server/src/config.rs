@@ -27,7 +27,11 @@ struct Args {
     /// Name of this node [default: its last name, else the host name]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
-    /// Settings file with the keys state, socket, node_name, log [default: /etc/brickfs/brickd.toml if it exists]
+    /// Look for the next call for a moment before sleeping: faster where waking a CPU is slow, as on virtual
+    /// machines; stops by itself where others want the CPU [default: on]
+    #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new())]
+    poll: Option<bool>,
+    /// Settings file with the keys state, socket, node_name, log, poll [default: /etc/brickfs/brickd.toml if it exists]
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as brickd=debug [default: info]
@@ -42,6 +46,7 @@ struct File {
     socket: Option<PathBuf>,
     node_name: Option<String>,
     log: Option<String>,
+    poll: Option<bool>,
 }
 
 /// The settings in force.
@@ -55,6 +60,8 @@ pub struct Config {
     pub node_name: Option<String>,
     /// Log filter.
     pub log: String,
+    /// Poll before sleeping.
+    pub poll: bool,
 }
 
 impl Config {
@@ -82,6 +89,7 @@ fn merge(args: Args, file: File) -> anyhow::Result<Config> {
         socket: args.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
         node_name: args.node_name.or(file.node_name),
         log: args.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
+        poll: args.poll.or(file.poll).unwrap_or(true),
     };
     for (what, path) in [("state", &config.state), ("socket", &config.socket)] {
         if !path.is_absolute() {

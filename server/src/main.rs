@@ -7,6 +7,7 @@ mod manager;
 
 use anyhow::{Context as _, bail};
 use brick::host::Host;
+use brickfs_client::polling::{self, Activity};
 use config::Config;
 use manager::Manager;
 use manager::store::Store;
@@ -122,12 +123,17 @@ async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&config.socket).await?;
+    let activity = Arc::new(Activity::new());
+    if config.poll {
+        let activity = activity.clone();
+        tokio::spawn(async move { polling::poll(&activity).await });
+    }
     let server = Server::builder()
         .max_frame_size(Some(FRAME_MAX_BYTES))
         .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
         .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
         .add_service(manager::service::admin_service(manager))
-        .add_service(brick::session::fops_service(host))
+        .add_service(brick::session::fops_service(host, activity.clone()))
         .serve_with_incoming(UnixListenerStream::new(listener));
     tracing::info!(socket = %config.socket.display(), state = %config.state.display(), "serving");
     let result = tokio::select! {

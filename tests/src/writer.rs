@@ -219,7 +219,8 @@ impl Writer {
     fn any_directory(&mut self, is_empty: bool) -> Option<PathBuf> {
         let all = self.names.keys().chain(&self.directories);
         let parents: BTreeSet<&Path> = all.filter_map(|name| name.parent()).collect();
-        let able = |name: &&PathBuf| !(name.as_os_str().is_empty() || (is_empty && parents.contains(name.as_path())));
+        let is_parent = |name: &Path| is_empty && parents.contains(name);
+        let able = |name: &&PathBuf| !name.as_os_str().is_empty() && !is_parent(name);
         let able: Vec<PathBuf> = self.directories.iter().filter(able).cloned().collect();
         let pick = self.rng.random_range(0..able.len().max(1));
         able.into_iter().nth(pick)

@@ -17,15 +17,7 @@ pub fn run(global: &Global, command: &VolumeCommand) -> anyhow::Result<Outcome> 
             let (name, bricks) = (name.clone(), bricks.clone());
             let (replica, stripe, force) = (*replica, *stripe, *force);
             let info = volume_of(ask(AdminCall::VolumeCreate { name, replica, stripe, force, bricks })?)?;
-            match global.output {
-                Format::Json => print_json(&info)?,
-                Format::Text => write_out(&format!(
-                    "Volume '{0}' is made ({1}, {2} bricks). Start it with 'brickctl volume start {0}'.\n",
-                    info.name,
-                    info.kind,
-                    info.bricks.len()
-                ))?,
-            }
+            print_created(global, &info)?;
         }
         VolumeCommand::Start { name } => start(global, ask(AdminCall::VolumeStart { name: name.clone() })?)?,
         VolumeCommand::Stop { name } => {
@@ -81,6 +73,18 @@ pub fn run(global: &Global, command: &VolumeCommand) -> anyhow::Result<Outcome> 
         }
     }
     Ok(Outcome::Fine)
+}
+
+fn print_created(global: &Global, info: &VolumeInfo) -> anyhow::Result<()> {
+    match global.output {
+        Format::Json => print_json(info),
+        Format::Text => write_out(&format!(
+            "Volume '{0}' is made ({1}, {2} bricks). Start it with 'brickctl volume start {0}'.\n",
+            info.name,
+            info.kind,
+            info.bricks.len()
+        )),
+    }
 }
 
 fn volume_of(result: AdminResult) -> anyhow::Result<VolumeInfo> {

@@ -178,7 +178,7 @@ fn require_record(dir: &Path) -> anyhow::Result<Playground> {
 
 fn status(global: &Global, dir: &Path) -> anyhow::Result<()> {
     let record = require_record(dir)?;
-    let mounted = record.mount.as_deref().is_some_and(|mount| mounts::is_brickfs_mount(mount));
+    let mounted = record.mount.as_deref().is_some_and(mounts::is_brickfs_mount);
     let mut nodes = Vec::new();
     for node in &record.nodes {
         let paths = NodePaths::of(dir, &node.name);

@@ -39,7 +39,7 @@ fn resolve(path: &Path) -> PathBuf {
 
 fn find_in_table(table: &[u8], path: &Path) -> Option<Mount> {
     let lines = table.split(|b| *b == b'\n').filter_map(parse_line);
-    lines.filter(|(point, _)| point == path).last().map(|(_, mount)| mount)
+    lines.rev().find(|(point, _)| point == path).map(|(_, mount)| mount)
 }
 
 /// `36 35 98:0 /root /point opts tags... - type source super`.

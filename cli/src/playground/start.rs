@@ -73,7 +73,7 @@ fn check_surroundings(dir: &Path, mount: Option<&Path>) -> anyhow::Result<()> {
         ),
         None => (),
     }
-    for name in MADE.iter().filter(|name| fs::symlink_metadata(dir.join(name)).is_ok()) {
+    if let Some(name) = MADE.iter().find(|name| fs::symlink_metadata(dir.join(name)).is_ok()) {
         bail!("{} is in the way: give another --dir, or remove it", dir.join(name).display());
     }
     let Some(mount) = mount else { return Ok(()) };

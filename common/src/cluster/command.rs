@@ -281,7 +281,7 @@ pub fn check_new_volume(
     if !(1..=VOLUME_BRICKS_MAX).contains(&bricks) {
         return Err(Refusal::BadBrickCount(bricks));
     }
-    if bricks % (usize::from(replica) * usize::from(stripe)) != 0 {
+    if !bricks.is_multiple_of(usize::from(replica) * usize::from(stripe)) {
         return Err(Refusal::NotAMultiple { bricks, replica, stripe });
     }
     if replica > 1 {

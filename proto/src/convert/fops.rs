@@ -22,6 +22,8 @@ const WRITE_KILL_PRIV: u32 = 2;
 const WRITE_SYNC: u32 = 4;
 /// `flags` of OP_OPEN (truncate), OP_FSYNC (data only) and OP_READDIR (with attributes).
 const YES: u32 = 1;
+/// `flags` of OP_OPEN: for writing.
+const OPEN_WRITES: u32 = 2;
 /// Most entries of one listing page.
 const PAGE_ENTRIES_MAX: u64 = 4096;
 /// Longest xattr value in bytes.
@@ -42,6 +44,7 @@ pub enum ClientMessage {
 
 /// What a server sends.
 #[derive(Clone, PartialEq, Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all are replies: a box for each would cost more
 pub enum ServerMessage {
     /// The greeting was accepted.
     Welcome(Welcome),
@@ -149,8 +152,8 @@ fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
 
 fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
     match fop {
-        Fop::Open { object, truncate } => {
-            c.flags = u32::from(truncate);
+        Fop::Open { object, truncate, writes } => {
+            c.flags = if truncate { YES } else { 0 } | if writes { OPEN_WRITES } else { 0 };
             with_object(c, object, Op::Open)
         }
         Fop::Read { object, offset, size } => {
@@ -365,7 +368,7 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
         Op::Getattr => Fop::GetAttr { object },
         Op::Readlink => Fop::ReadLink { object },
         Op::Release => Fop::Release { object },
-        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0 },
+        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0, writes: c.flags & OPEN_WRITES != 0 },
         Op::Fsync => Fop::Fsync { object, data_only: c.flags & YES != 0 },
         Op::Seek => Fop::Seek { object, offset: c.offset, whence: c.flags as i32 },
         Op::Fallocate => Fop::Fallocate { object, mode: c.flags as i32, offset: c.offset, length: c.length },
@@ -503,4 +506,86 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
         parent: r.parent.map(Attr::try_from).transpose()?,
         new_parent: r.new_parent.map(Attr::try_from).transpose()?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use brickfs_common::ids::{Gfid, SetId};
+    use prost::Message as _;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|b| format!("{b:02x}")).collect()
+    }
+
+    fn hello() -> Hello {
+        let object = ObjectRef { gfid: Gfid([9; 16]), home: SetId(3) };
+        Hello {
+            protocol_min: 1,
+            protocol_max: 1,
+            features: 0,
+            cluster: Some(ClusterId([1; 16])),
+            volume: "demo".to_owned(),
+            volume_id: Some(VolumeId([2; 16])),
+            client: ClientId([3; 16]),
+            session: 7,
+            open_objects: vec![(object, 2)],
+            lowest_unanswered: 42,
+        }
+    }
+
+    #[test] // the first message is what versions agree by: its form is fixed for life
+    fn the_first_message_of_a_session_keeps_its_golden_bytes() {
+        let bytes = v1::Call::from(hello()).encode_to_vec();
+        let golden = "f2015c080110012210010101010101010101010101010101012a0464656d6f\
+                      3210020202020202020202020202020202023a100303030303030303030303030303030340074a160a10\
+                      0909090909090909090909090909090910031802502a";
+        assert_eq!(hex(&bytes), golden);
+        let read = v1::Call::decode(&bytes[..]).unwrap();
+        assert_eq!(ClientMessage::try_from(read), Ok(ClientMessage::Hello(hello())));
+        let bare = Hello { cluster: None, volume_id: None, open_objects: Vec::new(), ..hello() };
+        let read = v1::Call::decode(&v1::Call::from(bare.clone()).encode_to_vec()[..]).unwrap();
+        assert_eq!(ClientMessage::try_from(read), Ok(ClientMessage::Hello(bare)));
+    }
+
+    #[test]
+    fn what_a_server_answers_to_it_keeps_its_golden_bytes() {
+        let welcome = Welcome { protocol: 1, features: 0, lease_ms: 15_000, map_json: Bytes::from_static(b"{}") };
+        let bytes = v1::Reply::from(ServerMessage::Welcome(welcome)).encode_to_vec();
+        assert_eq!(hex(&bytes), "a20109080118987522027b7d");
+        let bytes = v1::Reply::from(ServerMessage::Refused("no".to_owned())).encode_to_vec();
+        assert_eq!(hex(&bytes), "aa01026e6f");
+    }
+
+    #[test]
+    fn calls_read_back_and_malformed_ones_do_not() {
+        let name = |text: &str| Name::new(text.as_bytes().to_vec()).unwrap();
+        let object = ObjectRef { gfid: Gfid([9; 16]), home: SetId(3) };
+        let header = CallHeader { request: 5, set: 3, generation: 1, epoch: 1, ..CallHeader::default() };
+        let flags = RenameFlags { whiteout: true, ..RenameFlags::default() };
+        for fop in [
+            Fop::Rename { parent: object, name: name("a"), new_parent: object, new_name: name("b"), flags },
+            Fop::Make { parent: object, name: name("a"), making: Making::Directory, perm: 0o1777, umask: 0o22 },
+            Fop::Write { object, offset: 1 << 40, data: Bytes::from_static(b"x"), flags: WriteFlags::default() },
+            Fop::StatFs,
+        ] {
+            let call = call_to_wire(&header, fop.clone());
+            assert_eq!(ClientMessage::try_from(call), Ok(ClientMessage::Call(header.clone(), fop)));
+        }
+        let lookup = call_to_wire(&header, Fop::Lookup { parent: object, name: name("a") });
+        let broken: [fn(&mut v1::Call); 6] = [
+            |c| c.gfid = Bytes::from_static(b"short"),
+            |c| c.name = Bytes::from_static(b".."),
+            |c| c.name = Bytes::from_static(b"a/b"),
+            |c| c.name = Bytes::from(vec![b'x'; 256]),
+            |c| c.home = 1 << 16,
+            |c| c.op = 9999,
+        ];
+        for break_it in broken {
+            let mut call = lookup.clone();
+            break_it(&mut call);
+            let malformed = ClientMessage::try_from(call.clone()).unwrap_err();
+            assert_eq!(malformed.request, 5, "{call:?}");
+        }
+    }
 }

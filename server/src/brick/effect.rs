@@ -1,16 +1,19 @@
-//! Effects: what was decided, as steps that can be applied again. One operation of a client becomes one
-//! effect; its record in the effect log is the decision (PROTOCOL 1), its steps are applied in order and
-//! each of them does nothing when it finds itself done (PROTOCOL 20).
+//! Effects: what a set has decided, as steps that can be applied again. One decision is one effect of one
+//! set: its record in that set's effect log is written before it is applied (PROTOCOL 1), and each step
+//! does nothing when it finds itself done (PROTOCOL 20).
 //!
-//! The order of steps of a transaction between sets is prepare (claims, copies of directories), commit
-//! (the visible name on the home set), finish (what the commit replaced, old claims, directory times).
+//! An operation that concerns several sets is a transaction (PROTOCOL 5): a `Prepare` on the others, a
+//! `Commit` together with the change itself on the coordinator's set, a `Finish` on the others, and, once
+//! all of it is on the disks, a `Release` there and a `Forget` here (PROTOCOL 8).
 
+use crate::brick::meta::Position;
 use brickfs_common::attr::{Kind, Timestamp};
-use brickfs_common::ids::{ClientId, Gfid, SetId};
+use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
+use brickfs_common::name::Name;
 use serde::{Deserialize, Serialize};
 
 /// A directory entry's place: parent directory and name.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct Place {
     /// Parent directory.
     pub parent: [u8; 16],
@@ -20,7 +23,7 @@ pub struct Place {
 
 impl Place {
     /// The place of `name` in `parent`.
-    pub fn new(parent: Gfid, name: &brickfs_common::name::Name) -> Place {
+    pub fn new(parent: Gfid, name: &Name) -> Place {
         Place { parent: parent.0, name: name.as_bytes().to_vec() }
     }
     /// The parent directory.
@@ -52,10 +55,28 @@ pub struct NewObject {
     pub access_acl: Option<Vec<u8>>,
     /// Inherited POSIX default ACL.
     pub default_acl: Option<Vec<u8>>,
-    /// Birth, and the first atime, mtime and ctime.
-    pub time: Timestamp,
-    /// The home set: another set than the one that applies it makes a copy of a directory.
+}
+
+/// What a copy of a directory has of its home, so that this set can compute what children inherit
+/// (PROTOCOL 27).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct CopyOf {
+    /// The directory.
+    pub gfid: [u8; 16],
+    /// Its home.
     pub home: SetId,
+    /// Position at the home that this is known from.
+    pub position: Position,
+    /// Permission bits; only the setgid bit counts here.
+    pub perm: u32,
+    /// Owner, for who looks at the brick.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Project number.
+    pub project: u32,
+    /// POSIX default ACL.
+    pub default_acl: Option<Vec<u8>>,
 }
 
 /// What becomes of an object that lost a name.
@@ -69,29 +90,71 @@ pub enum Rest {
     Gone,
 }
 
+/// A claim: a name belongs to an object that is homed on another set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Claim {
+    /// The object.
+    pub gfid: [u8; 16],
+    /// Its home.
+    pub home: SetId,
+}
+
+/// What a name held by a transaction was before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Old {
+    /// There was nothing.
+    Absent,
+    /// A claim.
+    Claim(Claim),
+    /// An object homed here.
+    Native([u8; 16], Kind),
+}
+
+/// What a transaction means for one of its participants.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Item {
+    /// This dentry set's name is held. Afterwards it has the claim `new`, or with `None` no claim (the
+    /// name is gone, or it is the coordinator's own object on this set).
+    Name { place: Place, new: Option<Claim>, old: Old },
+    /// A file that is homed here loses a name.
+    Drop { place: Place, gfid: [u8; 16] },
+    /// An object that is homed here gets another name (the other half of an exchange).
+    Move { gfid: [u8; 16], from: Place, to: Place },
+    /// A directory takes no new entry, and afterwards is removed here.
+    Close { gfid: [u8; 16] },
+}
+
+/// One participant of a transaction: a set and what it has to do.
+pub type Participant = (SetId, Vec<Item>);
+
 /// One step on one set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are those of the step's sentence
 pub enum Step {
     /// Makes an object under its first name.
     Make { place: Place, object: NewObject },
+    /// Makes a copy of a directory that is homed elsewhere.
+    Copy { place: Place, copy: CopyOf },
     /// Gives a file another name.
-    Link { gfid: [u8; 16], place: Place, time: Timestamp },
+    Link { gfid: [u8; 16], place: Place },
     /// Takes a name from a file.
-    Unlink { gfid: [u8; 16], place: Place, rest: Rest, time: Timestamp },
+    Unlink { gfid: [u8; 16], place: Place, rest: Rest },
     /// Removes an empty directory or a copy of one, with its claims.
-    RemoveDir { gfid: [u8; 16], place: Place },
+    RemoveDir { gfid: [u8; 16] },
     /// Moves a name; what the new name held on this set is replaced.
-    Move { gfid: [u8; 16], from: Place, to: Place, replaced: Option<([u8; 16], Rest)>, time: Timestamp },
+    Move { gfid: [u8; 16], from: Place, to: Place, replaced: Option<([u8; 16], Rest)> },
     /// Swaps two names of this set.
-    Exchange { first: [u8; 16], from: Place, second: [u8; 16], to: Place, time: Timestamp },
-    /// Stores a claim: the name belongs to an object that lives on another set.
-    PutClaim { place: Place, gfid: [u8; 16], home: SetId },
-    /// Removes a claim.
-    DropClaim { place: Place },
-    /// Entries of this directory changed; `subdirs` is the new number of subdirectories.
-    TouchDir { gfid: [u8; 16], time: Timestamp, subdirs: Option<u32> },
-    /// Changes attributes; `time` is the ctime. Sizes also set mtime to `time`.
+    Exchange { first: [u8; 16], from: Place, second: [u8; 16], to: Place },
+    /// Moves the copy of a directory to where its home has it (PROTOCOL 26).
+    Follow { gfid: [u8; 16], to: Place, position: Position },
+    /// Takes over what children of a directory inherit (PROTOCOL 27).
+    Inherit { copy: CopyOf },
+    /// Removes a claim that the home has denied.
+    DropClaim { place: Place, gfid: [u8; 16] },
+    /// Entries of this directory changed on this set; `subdirs` is how many subdirectories are homed on
+    /// it now. At the directory's home its times change too.
+    TouchDir { gfid: [u8; 16], subdirs: Option<u32> },
+    /// Changes attributes. A size also sets mtime.
     SetAttr {
         gfid: [u8; 16],
         perm: Option<u32>,
@@ -100,14 +163,26 @@ pub enum Step {
         size: Option<u64>,
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
-        time: Timestamp,
     },
     /// Sets (or with `None` removes) an extended attribute.
-    Xattr { gfid: [u8; 16], name: Vec<u8>, value: Option<Vec<u8>>, time: Timestamp },
+    Xattr { gfid: [u8; 16], name: Vec<u8>, value: Option<Vec<u8>> },
     /// Writes data that are not in the log: a retry brings them again.
     Write { gfid: [u8; 16], offset: u64, length: u32, append: bool },
     /// fallocate(2).
     Fallocate { gfid: [u8; 16], mode: i32, offset: u64, length: u64 },
+    /// Remembers what a transaction holds here.
+    Prepare { tx: TxId, part: u16, coordinator: SetId, items: Vec<Item> },
+    /// Does what a committed transaction means here, or with `is_committed` false undoes it. `rests` has
+    /// one entry for each item, set where a file loses a name. With `is_parked` what is taken away is kept
+    /// until `Release`, else the `parts` of the preparation go now.
+    Finish { tx: TxId, is_committed: bool, items: Vec<Item>, rests: Vec<Option<Rest>>, parts: u16, is_parked: bool },
+    /// Lets go what a finished transaction has parked here: (index of the item, object, what becomes of
+    /// the file, or `None` for a directory).
+    Release { tx: TxId, parts: u16, parked: Vec<(u16, [u8; 16], Option<Rest>)> },
+    /// Remembers what others have to do about a transaction that commits with this effect.
+    Commit { tx: TxId, participants: Vec<Participant> },
+    /// Forgets a transaction that is on the disks everywhere.
+    Forget { tx: TxId },
 }
 
 /// What a retry of the request is answered with.
@@ -125,28 +200,69 @@ pub struct Outcome {
     pub aborted: bool,
 }
 
+/// When and in which order an effect was decided: what its steps need beside their own fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp {
+    /// Position within the set.
+    pub position: Position,
+    /// The time that it gives to what it changes.
+    pub time: Timestamp,
+}
+
 /// One record of the effect log.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Effect {
-    /// Orders the effects of all sets of a volume on one node.
-    pub stamp: u64,
-    /// Epoch of the set's position.
-    pub epoch: u64,
-    /// Sequence number of the set's position.
-    pub seq: u64,
+    /// Its place in the set's order.
+    pub position: Position,
+    /// When it was decided.
+    pub time: Timestamp,
     /// The client that asked; zero for none.
     pub client: [u8; 16],
     /// Its request number.
     pub request: u64,
     /// The steps, in order.
-    pub steps: Vec<(SetId, Step)>,
+    pub steps: Vec<Step>,
     /// The answer.
     pub outcome: Outcome,
 }
 
 impl Effect {
-    /// The client that asked.
-    pub fn client(&self) -> ClientId {
-        ClientId(self.client)
+    /// The client that asked, if one did.
+    pub fn client(&self) -> Option<ClientId> {
+        (self.client != [0; 16]).then_some(ClientId(self.client))
+    }
+
+    /// What its steps need of it.
+    pub fn stamp(&self) -> Stamp {
+        Stamp { position: self.position, time: self.time }
+    }
+}
+
+/// The name of a step with its object, for messages.
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, id) = match self {
+            Step::Make { object, .. } => ("make", object.gfid),
+            Step::Copy { copy, .. } => ("copy", copy.gfid),
+            Step::Link { gfid, .. } => ("link", *gfid),
+            Step::Unlink { gfid, .. } => ("unlink", *gfid),
+            Step::RemoveDir { gfid } => ("remove directory", *gfid),
+            Step::Move { gfid, .. } => ("move", *gfid),
+            Step::Exchange { first, .. } => ("exchange", *first),
+            Step::Follow { gfid, .. } => ("follow", *gfid),
+            Step::Inherit { copy } => ("inherit", copy.gfid),
+            Step::DropClaim { gfid, .. } => ("drop claim", *gfid),
+            Step::TouchDir { gfid, .. } => ("touch directory", *gfid),
+            Step::SetAttr { gfid, .. } => ("set attributes", *gfid),
+            Step::Xattr { gfid, .. } => ("set xattr", *gfid),
+            Step::Write { gfid, .. } => ("write", *gfid),
+            Step::Fallocate { gfid, .. } => ("fallocate", *gfid),
+            Step::Prepare { tx, .. } => ("prepare", tx.0),
+            Step::Finish { tx, .. } => ("finish", tx.0),
+            Step::Release { tx, .. } => ("release", tx.0),
+            Step::Commit { tx, .. } => ("commit", tx.0),
+            Step::Forget { tx } => ("forget", tx.0),
+        };
+        write!(f, "{what} {}", Gfid(id))
     }
 }

@@ -2,7 +2,7 @@
 //! brick is made; a later version or an unknown feature is refused and nothing is written.
 
 use crate::brick::log::EffectLog;
-use crate::brick::meta::{META_XATTR, Meta};
+use crate::brick::meta::{META_XATTR, Meta, Position};
 use anyhow::{Context as _, bail};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::ids::{BrickId, ClusterId, Gfid, SetId, VolumeId};
@@ -48,7 +48,7 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
     std::fs::create_dir(&dot).with_context(|| format!("cannot make {}", dot.display()))?;
     use std::os::unix::fs::PermissionsExt as _;
     std::fs::set_permissions(&dot, std::fs::Permissions::from_mode(0o700))?;
-    for name in ["handles", "orphans", "limbo", "claims", "tmp"] {
+    for name in ["handles", "orphans", "limbo", "claims", "tmp", "pending", "commits", "parked", "clients"] {
         std::fs::create_dir(dot.join(name))?;
     }
     EffectLog::create(&dot.join("log"))?;
@@ -61,9 +61,11 @@ pub fn initialise(brick_dir: &Path, identity: &BrickIdentity) -> anyhow::Result<
         project: 0,
         btime: time,
         ctime: time,
+        position: Position::default(),
         rdev: 0,
         home: if identity.is_root_home { identity.set } else { SetId(u16::MAX) },
         subdirs: 0,
+        spread: Vec::new(),
     };
     rustix::fs::setxattr(brick_dir, META_XATTR, &meta.encode(), rustix::fs::XattrFlags::empty()).with_context(
         || {
@@ -122,6 +124,18 @@ mod tests {
         }
     }
 
+    const GOLDEN: &str = r#"{
+  "version": 1,
+  "features": [],
+  "cluster": "01010101-0101-0101-0101-010101010101",
+  "volume": "02020202-0202-0202-0202-020202020202",
+  "volume_name": "demo",
+  "brick": "03030303-0303-0303-0303-030303030303",
+  "incarnation": 1,
+  "set": 0,
+  "is_root_home": true
+}"#;
+
     #[test]
     fn a_brick_knows_whose_it_is_and_a_newer_format_is_refused() {
         let dir = tempfile::tempdir().unwrap();
@@ -133,6 +147,7 @@ mod tests {
         assert_eq!(read_identity(dir.path()).unwrap(), Some(identity()));
         let path = dir.path().join(".brickfs/format");
         let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, GOLDEN);
         std::fs::write(&path, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
         let error = read_identity(dir.path()).unwrap_err().to_string();
         assert!(error.contains("version 2") && error.contains("version 1"), "{error}");

@@ -3,27 +3,32 @@
 //! Locks: `Host::volumes` guards the table, each volume has its own lock; the table's is taken first and
 //! never while a volume's is held.
 
-use crate::brick::volume::{CLIENT_LEASE, Client, Reply, Volume};
-use brickfs_common::attr::StatFs;
+use crate::brick::open::open_volume;
+use crate::brick::store::BrickStore as _;
+use crate::brick::store::posix::PosixStore;
+use crate::brick::volume::clients::CLIENT_LEASE;
+use crate::brick::volume::dispatch::Outcome;
+use crate::brick::volume::{Slot, Volume};
 use brickfs_common::cluster::map::VolumeMap;
-use brickfs_common::errno::Errno;
-use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, PROTOCOL_VERSION, Welcome};
+use brickfs_common::fop::{CallHeader, Fop, Hello, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{BrickId, ClientId, ClusterId, NodeId, SetId, VolumeId};
 use bytes::Bytes;
+use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Open files that brickd wants to be allowed: the descriptor caches of 64 bricks.
 const OPEN_FILES: u64 = 1 << 20;
-/// How often leases and orphans are looked at.
+/// How often leases are looked at, and barriers are passed where transactions wait for one.
 const TICK: Duration = Duration::from_secs(1);
 
 /// The volumes of this node.
 pub struct Host {
     cluster: ClusterId,
-    volumes: Mutex<HashMap<VolumeId, Arc<Mutex<Volume>>>>,
+    node: NodeId,
+    volumes: Mutex<HashMap<VolumeId, Arc<Volume<PosixStore>>>>,
     /// Dropping it ends the ticking thread.
     _ticker: mpsc::Sender<()>,
 }
@@ -52,17 +57,9 @@ pub struct BrickStatus {
 /// A client's session with one volume.
 #[derive(Clone)]
 pub struct SessionHandle {
-    volume: Arc<Mutex<Volume>>,
+    volume: Arc<Volume<PosixStore>>,
     client: ClientId,
     session: u64,
-}
-
-/// What a call is answered with.
-pub enum Outcome {
-    /// The reply.
-    Reply(FopReply),
-    /// Computes the reply; may sleep, so it runs in the pool.
-    Later(Box<dyn FnOnce() -> FopReply + Send>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,11 +69,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Host {
     /// A host without volumes. Clears the umask and raises the limit of open files.
-    pub fn new(cluster: ClusterId, _node: NodeId) -> Arc<Host> {
+    pub fn new(cluster: ClusterId, node: NodeId) -> Arc<Host> {
         rustix::process::umask(rustix::fs::Mode::empty());
         raise_open_files();
         let (ticker, ticks) = mpsc::channel::<()>();
-        let host = Arc::new(Host { cluster, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
+        let host = Arc::new(Host { cluster, node, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
         let weak = Arc::downgrade(&host);
         std::thread::Builder::new()
             .name("brick-tick".into())
@@ -88,18 +85,17 @@ impl Host {
     /// Opens and recovers this node's bricks of a volume and serves them.
     pub fn start_volume(&self, map: VolumeMap) -> Vec<BrickStatus> {
         let id = map.id;
-        let volume = Arc::new(Mutex::new(Volume::open(map)));
-        lock(&self.volumes).insert(id, volume);
+        lock(&self.volumes).insert(id, open_volume(map, self.node));
         self.volume_status(id)
     }
 
     /// Stops serving a volume: its sessions fail from then on.
     pub fn stop_volume(&self, id: VolumeId) {
         if let Some(volume) = lock(&self.volumes).remove(&id) {
-            let mut volume = lock(&volume);
-            volume.clients.clear();
-            for set in &mut volume.sets {
-                set.store = Err("the volume is stopped".into());
+            let mut state = volume.lock();
+            state.clients.by_id.clear();
+            for slot in &mut state.sets {
+                *slot = Slot::Failed("the volume is stopped".into());
             }
         }
     }
@@ -108,46 +104,23 @@ impl Host {
     pub fn update_map(&self, map: VolumeMap) {
         let volume = lock(&self.volumes).get(&map.id).cloned();
         if let Some(volume) = volume {
-            lock(&volume).update_map(map);
+            volume.lock().update_map(map);
         }
     }
 
     /// The bricks of a served volume.
     pub fn volume_status(&self, id: VolumeId) -> Vec<BrickStatus> {
         let Some(volume) = lock(&self.volumes).get(&id).cloned() else { return Vec::new() };
-        let volume = lock(&volume);
-        volume
-            .map
-            .sets
-            .iter()
-            .zip(&volume.sets)
-            .filter_map(|(set, state)| {
-                let member = set.members.first()?;
-                let space = state.store.as_ref().ok().and_then(|store| store.space().ok());
-                let bytes = space.map(|s| StatFs {
-                    total_bytes: s.f_blocks.saturating_mul(s.f_frsize),
-                    free_bytes: s.f_bavail.saturating_mul(s.f_frsize),
-                    ..StatFs::default()
-                });
-                let bytes = bytes.unwrap_or_default();
-                Some(BrickStatus {
-                    brick: member.brick,
-                    set: set.id,
-                    path: member.path.clone(),
-                    online: state.store.is_ok(),
-                    error: state.store.as_ref().err().cloned(),
-                    total_bytes: bytes.total_bytes,
-                    free_bytes: bytes.free_bytes,
-                    damage: state.store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
-                })
-            })
-            .collect()
+        let state = volume.lock();
+        let map = state.map.clone();
+        let report = |(set, slot): (_, &Slot<PosixStore>)| brick_status(set, slot);
+        map.sets.iter().zip(&state.sets).filter_map(report).collect()
     }
 
-    fn find_volume(&self, hello: &Hello) -> Result<Arc<Mutex<Volume>>, String> {
+    fn find_volume(&self, hello: &Hello) -> Result<Arc<Volume<PosixStore>>, String> {
         let volumes = lock(&self.volumes);
         let mut named = volumes.values().filter(|volume| {
-            let map = &lock(volume).map;
+            let map = volume.lock().map.clone();
             (hello.volume.is_empty() || map.name == hello.volume) && hello.volume_id.is_none_or(|id| id == map.id)
         });
         match (named.next(), named.next()) {
@@ -171,41 +144,41 @@ impl Host {
             return Err(format!("this node belongs to cluster {}", self.cluster));
         }
         let volume = self.find_volume(hello)?;
-        let mut engine = lock(&volume);
-        let client = engine.clients.entry(hello.client).or_default();
-        if hello.session <= client.session {
-            return Err(format!("session {} of this client is over, {} is newer", hello.session, client.session));
+        let mut state = volume.lock();
+        let known = state.clients.by_id.get(&hello.client).map_or(0, |client| client.session);
+        if hello.session <= known {
+            return Err(format!("session {} of this client is over, {known} is newer", hello.session));
         }
+        if !state.clients.by_id.contains_key(&hello.client) {
+            for engine in state.open_sets() {
+                if let Err(error) = engine.store.note_client(&hello.client) {
+                    let brick = engine.store.path.display();
+                    tracing::warn!(client = %hello.client, %brick, "a restart will not wait for this client: {error}");
+                }
+            }
+        }
+        let opens = hello.open_objects.iter().map(|(object, count)| (object.gfid, (object.home, *count))).collect();
+        let closed = state.clients.announce(hello.client, opens);
+        let client = state.clients.client(hello.client);
         client.session = hello.session;
-        let before: Vec<_> = client.opens.keys().copied().collect();
-        client.opens = hello.open_objects.iter().map(|(object, count)| (object.gfid, (object.home, *count))).collect();
-        seen(client, hello.lowest_unanswered);
-        tracing::debug!(client = %hello.client, session = hello.session, "session, {} objects were open", before.len());
-        let map_json = serde_json::to_vec(&engine.map).map_err(|error| error.to_string())?;
+        client.seen(hello.lowest_unanswered);
+        for (gfid, home) in closed {
+            state.delete_if_orphan(brickfs_common::fop::ObjectRef { gfid, home });
+        }
+        let map_json = serde_json::to_vec(&*state.map).map_err(|error| error.to_string())?;
         let welcome = Welcome {
             protocol: PROTOCOL_VERSION,
             features: 0,
             lease_ms: CLIENT_LEASE.as_millis() as u32,
             map_json: Bytes::from(map_json),
         };
-        drop(engine);
+        drop(state);
         Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }))
     }
 
     /// Runs one call of a session.
-    pub fn call(&self, session: &SessionHandle, header: CallHeader, fop: Fop) -> Outcome {
-        let mut volume = lock(&session.volume);
-        let client = volume.clients.entry(session.client).or_default();
-        if client.session > session.session {
-            // A late duplicate in an old connection must not run over newer data (PROTOCOL 13).
-            return Outcome::Reply(FopReply::failed(header.request, Errno::ESTALE));
-        }
-        client.session = session.session;
-        seen(client, header.lowest_unanswered);
-        match volume.call(session.client, &header, fop) {
-            Reply::Now(reply) => Outcome::Reply(reply),
-            Reply::Later(work) => Outcome::Later(work),
-        }
+    pub fn call(&self, session: &SessionHandle, header: &CallHeader, fop: Fop) -> Outcome {
+        session.volume.call(session.client, session.session, header, fop)
     }
 
     /// A session's stream ended: nothing ends with it, the client's lease decides.
@@ -214,12 +187,40 @@ impl Host {
     }
 }
 
-/// A message of a client came: its lease goes on, results that it has seen are dropped.
-fn seen(client: &mut Client, lowest_unanswered: u64) {
-    client.last_seen = Some(Instant::now());
-    if client.results.first_key_value().is_some_and(|(request, _)| *request < lowest_unanswered) {
-        client.results = client.results.split_off(&lowest_unanswered);
+/// Clients that are gone are no more waited for after a restart.
+fn forget_ended(volume: &Volume<PosixStore>) {
+    let mut state = volume.lock();
+    for id in std::mem::take(&mut state.clients.ended) {
+        for engine in state.open_sets() {
+            if let Err(error) = engine.store.forget_client(&id) {
+                tracing::warn!(client = %id, set = %engine.id, "its record stays: {error}");
+            }
+        }
     }
+}
+
+fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixStore>) -> Option<BrickStatus> {
+    let member = set.members.first()?;
+    let store = match slot {
+        Slot::Open(engine) => Ok(&engine.store),
+        Slot::Failed(reason) => Err(reason.clone()),
+        Slot::Elsewhere => return None,
+    };
+    let failed = match slot {
+        Slot::Open(engine) => engine.failed.clone(),
+        Slot::Failed(_) | Slot::Elsewhere => None,
+    };
+    let space = store.as_ref().ok().and_then(|store| store.space().ok()).unwrap_or_default();
+    Some(BrickStatus {
+        brick: member.brick,
+        set: set.id,
+        path: member.path.clone(),
+        online: store.is_ok(),
+        total_bytes: space.total_bytes,
+        free_bytes: space.available_bytes,
+        damage: store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
+        error: store.err().or(failed),
+    })
 }
 
 fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
@@ -227,7 +228,9 @@ fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
         let Some(host) = host.upgrade() else { return };
         let volumes: Vec<_> = lock(&host.volumes).values().cloned().collect();
         for volume in volumes {
-            lock(&volume).tick();
+            volume.tick();
+            forget_ended(&volume);
+            block_on(volume.pass_barriers());
         }
     }
 }

@@ -65,7 +65,12 @@ impl EffectLog {
         for (file, generation) in segments.iter().zip(generations.iter_mut()) {
             let mut head = [0u8; HEADER_BYTES as usize];
             file.read_exact_at(&mut head, 0).context("effect log segment is cut short")?;
-            anyhow::ensure!(&head[..8] == MAGIC, "effect log segment has an unknown format");
+            anyhow::ensure!(
+                &head[..8] == MAGIC,
+                "effect log segment has the format '{}', this brickd reads '{}'",
+                head[..8].escape_ascii(),
+                MAGIC.escape_ascii()
+            );
             *generation = u64::from_le_bytes(head[8..16].try_into().expect("eight bytes"));
         }
         let current = usize::from(generations[1] > generations[0]);
@@ -121,11 +126,6 @@ impl EffectLog {
         self.buffer = buffer;
         Ok(())
     }
-
-    /// A handle of the current segment, to flush it elsewhere.
-    pub fn current_segment(&self) -> &File {
-        &self.segments[self.current]
-    }
 }
 
 /// Reads the records of a segment into `effects`; answers the offset behind the last good one.
@@ -157,20 +157,45 @@ fn read_records(file: &File, effects: &mut Vec<Effect>) -> u64 {
 mod tests {
     use super::*;
     use crate::brick::effect::{Outcome, Step};
+    use crate::brick::meta::Position;
     use brickfs_common::attr::Timestamp;
-    use brickfs_common::ids::SetId;
 
     fn effect(stamp: u64) -> Effect {
-        let step = Step::TouchDir { gfid: [1; 16], time: Timestamp { sec: 5, nsec: 6 }, subdirs: None };
+        let step = Step::TouchDir { gfid: [1; 16], subdirs: None };
         Effect {
-            stamp,
-            epoch: 1,
-            seq: stamp,
+            position: Position { epoch: 1, seq: stamp },
+            time: Timestamp { sec: 5, nsec: 6 },
             client: [7; 16],
             request: stamp,
-            steps: vec![(SetId(0), step)],
+            steps: vec![step],
             outcome: Outcome::default(),
         }
+    }
+
+    #[test]
+    fn segments_and_records_keep_their_golden_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        EffectLog::create(&path).unwrap();
+        EffectLog::open(&path).unwrap().0.append(&effect(300)).unwrap();
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let segment = std::fs::read(path.join("0")).unwrap();
+        assert_eq!(segment.len() as u64, SEGMENT_BYTES);
+        assert_eq!(hex(&segment[..32]), format!("{:0<64}", "4246534c4f47303101"));
+        let golden = "2f00000036c6ce5201ac020a0607070707070707070707070707070707ac02010a01010101010101010101010101010101\
+                      00000000000000";
+        assert_eq!(hex(&segment[32..32 + 8 + 0x2f]), golden);
+        assert!(segment[32 + 8 + 0x2f..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn a_log_of_another_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        EffectLog::create(&path).unwrap();
+        std::fs::OpenOptions::new().write(true).open(path.join("0")).unwrap().write_all_at(b"BFSLOG02", 0).unwrap();
+        let error = EffectLog::open(&path).err().unwrap().to_string();
+        assert!(error.contains("02") && error.contains("01"), "{error}");
     }
 
     #[test] // PROTOCOL 1, 13
@@ -188,10 +213,10 @@ mod tests {
         log.turn(&[effect(2)]).unwrap();
         log.append(&effect(4)).unwrap();
         let (mut log, read) = EffectLog::open(&path).unwrap();
-        assert_eq!(read.iter().map(|e| e.stamp).collect::<Vec<_>>(), [1, 2, 3, 2, 4]);
+        assert_eq!(read.iter().map(|e| e.position.seq).collect::<Vec<_>>(), [1, 2, 3, 2, 4]);
         log.turn(&[]).unwrap();
         let (_, read) = EffectLog::open(&path).unwrap();
-        assert_eq!(read.iter().map(|e| e.stamp).collect::<Vec<_>>(), [2, 4]);
+        assert_eq!(read.iter().map(|e| e.position.seq).collect::<Vec<_>>(), [2, 4]);
     }
 
     #[test]
@@ -203,7 +228,7 @@ mod tests {
         log.append(&effect(1)).unwrap();
         let end = log.end;
         log.append(&effect(2)).unwrap();
-        log.current_segment().write_all_at(&[0xff], end + 12).unwrap();
+        log.segments[log.current].write_all_at(&[0xff], end + 12).unwrap();
         let (mut log, read) = EffectLog::open(&path).unwrap();
         assert_eq!(read, [effect(1)]);
         log.append(&effect(3)).unwrap();

@@ -2,9 +2,12 @@
 
 pub mod effect;
 pub mod format;
+pub mod held;
 pub mod host;
 pub mod log;
 pub mod meta;
+pub mod open;
 pub mod session;
+pub mod set;
 pub mod store;
 pub mod volume;

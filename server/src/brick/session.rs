@@ -1,11 +1,13 @@
 //! The session stream: decodes calls, runs them inline in the stream's task, sends replies. What may sleep
 //! on the disk goes to a small fixed pool of threads.
 
-use crate::brick::host::{Host, Outcome};
+use crate::brick::host::Host;
+use crate::brick::volume::dispatch::Outcome;
+use brickfs_client::polling::Activity;
 use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
-use brickfs_proto::v1::{Call, Reply};
+use brickfs_proto::v1::{Call, Op, Reply};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,11 +50,12 @@ impl Pool {
 pub struct FopsService {
     host: Arc<Host>,
     pool: Pool,
+    activity: Arc<Activity>,
 }
 
 /// The service with its message limits.
-pub fn fops_service(host: Arc<Host>) -> FopsServer<FopsService> {
-    FopsServer::new(FopsService { host, pool: Pool::start() })
+pub fn fops_service(host: Arc<Host>, activity: Arc<Activity>) -> FopsServer<FopsService> {
+    FopsServer::new(FopsService { host, pool: Pool::start(), activity })
         .max_decoding_message_size(MESSAGE_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES)
 }
@@ -63,9 +66,9 @@ impl Fops for FopsService {
 
     async fn session(&self, request: Request<Streaming<Call>>) -> Result<Response<Self::SessionStream>, Status> {
         let (sender, receiver) = mpsc::channel(REPLIES_MAX);
-        let (host, pool) = (self.host.clone(), self.pool.clone());
+        let (host, pool, activity) = (self.host.clone(), self.pool.clone(), self.activity.clone());
         tokio::spawn(async move {
-            if let Err(status) = run_session(&host, &pool, request.into_inner(), &sender).await {
+            if let Err(status) = run_session(&host, &pool, &activity, request.into_inner(), &sender).await {
                 tracing::info!("a session ended: {}", status.message());
                 // The client may be gone already.
                 sender.send(Err(status)).await.ok();
@@ -78,6 +81,7 @@ impl Fops for FopsService {
 async fn run_session(
     host: &Arc<Host>,
     pool: &Pool,
+    activity: &Activity,
     mut calls: Streaming<Call>,
     replies: &ReplySender,
 ) -> Result<(), Status> {
@@ -97,10 +101,13 @@ async fn run_session(
     };
     let ended = loop {
         match calls.message().await {
-            Ok(Some(call)) => match run_call(host, pool, &session, call, replies) {
-                Some(reply) => send(replies, ServerMessage::Reply(reply)).await?,
-                None => continue,
-            },
+            Ok(Some(call)) => {
+                let bulk_bytes = call.data.len().max(if call.op() == Op::Read { call.length as usize } else { 0 });
+                activity.message(bulk_bytes);
+                if let Some(reply) = run_call(host, pool, &session, call, replies) {
+                    send(replies, ServerMessage::Reply(reply)).await?;
+                }
+            }
             Ok(None) => break Ok(()),
             Err(status) => break Err(status),
         }
@@ -123,8 +130,17 @@ fn run_call(
         Err(malformed) => return Some(FopReply::failed(malformed.request, malformed.errno)),
     };
     let request = header.request;
-    match host.call(session, header, fop) {
+    match host.call(session, &header, fop) {
         Outcome::Reply(reply) => Some(reply),
+        Outcome::Waiting(reply) => {
+            let replies = replies.clone();
+            tokio::spawn(async move {
+                let reply = ServerMessage::Reply(reply.await);
+                // Fails only when the client is gone.
+                send(&replies, reply).await.ok();
+            });
+            None
+        }
         Outcome::Later(work) => {
             let replies = replies.clone();
             let job: Work = Box::new(move || {

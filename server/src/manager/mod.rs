@@ -170,7 +170,7 @@ impl Manager {
                 });
             }
         }
-        let healthy = volume.started && bricks.iter().all(|brick| brick.online && brick.damage.is_empty());
+        let healthy = volume.started && bricks.iter().all(|b| b.online && b.error.is_none() && b.damage.is_empty());
         VolumeStatus { name: volume.map.name.clone(), started: volume.started, healthy, bricks }
     }
 }

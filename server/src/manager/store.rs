@@ -286,7 +286,7 @@ mod tests {
         let brick = PendingBrick { path: "/b".into(), old_mode: None };
         let pending = PendingCreate { volume: VolumeId([3; 16]), bricks: vec![brick] };
         store.put_pending(&pending).unwrap();
-        assert_eq!(store.pending().unwrap(), [pending.clone()]);
+        assert_eq!(store.pending().unwrap(), std::slice::from_ref(&pending));
         let next = comment(&store, store.node(), "alpha");
         store.commit(None, next, Some(pending.volume)).unwrap();
         assert!(store.pending().unwrap().is_empty());

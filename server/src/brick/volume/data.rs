@@ -1,60 +1,84 @@
 //! The data of files: open, read, write, allocate, seek, flush.
 
 use super::attrs::{of, without_suidgid};
-use super::namespace::known;
-use super::{Asker, Reply, Volume, done};
+use super::{State, Volume, done, known};
 use crate::brick::effect::{Outcome, Step};
-use crate::brick::meta::HAS_CAPABILITY;
-use crate::brick::store::errno;
-use brickfs_common::attr::{Kind, SetAttr};
+use crate::brick::set::Asker;
+use crate::brick::store::BrickStore as _;
+use crate::brick::store::posix::{PosixStore, errno};
+use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, FopReply, ObjectRef, WriteFlags};
 use brickfs_common::ids::SetId;
+use brickfs_common::volume_spec::Atime;
 use bytes::Bytes;
 use rustix::io::ReadWriteFlags;
-use std::collections::HashSet;
 use std::io::IoSliceMut;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Least size of a file that a write may reach: what ext4 with 4 KiB blocks takes.
 const FILE_SIZE_MAX: u64 = 16 << 40;
+/// fallocate(2): give back space instead of taking it.
+const FALLOC_PUNCH_HOLE: i32 = 2;
 
-impl Volume {
+/// What a call is answered with: at once, or by work that may sleep and runs elsewhere.
+#[allow(clippy::large_enum_variant)] // made and taken apart once a call: a box would cost more
+pub enum Reply {
+    /// The reply.
+    Now(FopReply),
+    /// Computes the reply; may sleep on the disk.
+    Later(Box<dyn FnOnce() -> FopReply + Send>),
+}
+
+impl Reply {
+    /// From a result that is there.
+    pub fn of(request: u64, result: Result<FopReply, Errno>) -> Reply {
+        Reply::Now(result.unwrap_or_else(|errno| FopReply::failed(request, errno)))
+    }
+}
+
+impl State<PosixStore> {
     pub(super) fn open_file(&mut self, asker: Asker, object: ObjectRef, truncate: bool) -> Result<FopReply, Errno> {
-        let meta = self.meta(object)?;
-        match meta.kind {
+        let engine = self.set(object.home)?;
+        match engine.store.meta(&object.gfid)?.kind {
             Kind::File => {}
             Kind::Directory => return Err(Errno::EISDIR),
             Kind::Symlink => return Err(Errno::ELOOP),
             _ => return Err(Errno::ENXIO),
         }
-        if truncate {
-            let cut = SetAttr { size: Some(0), ..SetAttr::default() };
-            self.set_attr(asker, object, cut)?;
-        }
-        self.store(object.home)?.file(&object.gfid)?;
-        self.count_open(asker.client, object, 1);
-        Ok(FopReply { attr: Some(self.attr(object)?), ..done(asker.request) })
+        engine.store.file(&object.gfid)?;
+        self.open_existing(asker, object, truncate)
     }
 
-    pub(super) fn release(&mut self, asker: Asker, object: ObjectRef) -> Result<FopReply, Errno> {
-        let is_open = self.clients.get(&asker.client).is_some_and(|c| c.opens.contains_key(&object.gfid));
-        if is_open {
-            self.count_open(asker.client, object, -1);
+    pub(super) fn release(&mut self, asker: Asker, object: ObjectRef) -> FopReply {
+        let is_open = self.clients.by_id.get(&asker.client).is_some_and(|c| c.opens.contains_key(&object.gfid));
+        if is_open && self.clients.count_open(asker.client, object.gfid, object.home, -1) {
+            self.delete_if_orphan(object);
         }
-        Ok(done(asker.request))
+        done(asker.request)
     }
 
     pub(super) fn read(&mut self, request: u64, object: ObjectRef, offset: u64, size: u32) -> Reply {
-        let file = match self.store(object.home).and_then(|store| store.file(&object.gfid)) {
-            Ok(file) => file,
+        let opened = self.set(object.home).and_then(|engine| {
+            let ctime = engine.store.meta(&object.gfid)?.ctime;
+            Ok((engine.store.file(&object.gfid)?, ctime))
+        });
+        let (file, ctime) = match opened {
+            Ok(opened) => opened,
             Err(error) => return Reply::Now(FopReply::failed(request, error)),
         };
+        let atime = self.atime;
         match read_cached(&file, offset, size as usize) {
-            Ok(Some(data)) => Reply::Now(FopReply { result: Ok(Answer::Data(data)), ..done(request) }),
+            Ok(Some(data)) => {
+                mark_read(&file, atime, ctime);
+                Reply::Now(FopReply { result: Ok(Answer::Data(data)), ..done(request) })
+            }
             Ok(None) => Reply::Later(Box::new(move || match read_all(&file, offset, size as usize) {
-                Ok(data) => FopReply { result: Ok(Answer::Data(data)), ..done(request) },
+                Ok(data) => {
+                    mark_read(&file, atime, ctime);
+                    FopReply { result: Ok(Answer::Data(data)), ..done(request) }
+                }
                 Err(error) => FopReply::failed(request, error),
             })),
             Err(error) => Reply::Now(FopReply::failed(request, error)),
@@ -66,29 +90,15 @@ impl Volume {
         asker: Asker,
         object: ObjectRef,
         offset: u64,
-        data: Bytes,
-        flags: WriteFlags,
-    ) -> Reply {
-        match self.write_now(asker, object, offset, &data, flags) {
-            Err(error) => Reply::Now(FopReply::failed(asker.request, error)),
-            Ok((reply, file)) if flags.sync => Reply::Later(Box::new(move || match rustix::fs::fdatasync(&*file) {
-                Ok(()) => reply,
-                Err(error) => FopReply::failed(reply.request, errno(error)),
-            })),
-            Ok((reply, _)) => Reply::Now(reply),
-        }
-    }
-
-    fn write_now(
-        &mut self,
-        asker: Asker,
-        object: ObjectRef,
-        offset: u64,
         data: &[u8],
         flags: WriteFlags,
-    ) -> Result<(FopReply, Arc<OwnedFd>), Errno> {
-        self.check_space(object.home, data.len() as u64)?;
-        let file = self.store(object.home)?.file(&object.gfid)?;
+    ) -> Result<FopReply, Errno> {
+        let file = self.set(object.home)?.store.file(&object.gfid)?;
+        if let Err(full) = self.check_space(object.home, data.len() as u64)
+            && (flags.append || !has_blocks(&file, offset, data.len())?)
+        {
+            return Err(full);
+        }
         if flags.kill_priv {
             self.kill_priv(object)?;
         }
@@ -102,31 +112,43 @@ impl Volume {
         let length = data.len() as u32;
         let step = Step::Write { gfid: object.gfid.0, offset, length, append: flags.append };
         let outcome = Outcome { written: Some((length, offset)), ..of(object) };
-        let effect = self.log(asker, object.home, vec![(object.home, step)], outcome)?;
-        let written = write_all(&file, offset, data);
-        if let Err(error) = written {
+        let time = self.now();
+        self.make_log_room(object.home)?;
+        let effect = self.set(object.home)?.log(Some(asker), time, vec![step], outcome)?;
+        if let Err(error) = write_all(&file, offset, data) {
             if flags.append {
                 rustix::fs::ftruncate(&*file, offset).map_err(errno)?;
             }
-            let aborted = Outcome { aborted: true, ..Outcome::default() };
-            self.log(asker, object.home, Vec::new(), aborted)?;
+            self.set(object.home)?.log_aborted(Some(asker), time);
             return Err(error);
         }
-        self.remember(object.home, &effect);
+        self.clients.remember(object.home, &effect);
         let answer = Answer::Written { count: length, offset };
-        let attr = if flags.append { self.attr(object).ok() } else { None };
-        Ok((FopReply { result: Ok(answer), attr, ..done(asker.request) }, file))
+        let attr = if flags.append { self.set(object.home)?.store.attr(&object.gfid).ok() } else { None };
+        Ok(FopReply { result: Ok(answer), attr, ..done(asker.request) })
     }
 
     /// Drops setuid, setgid and capabilities before a write of somebody who may not keep them.
     fn kill_priv(&mut self, object: ObjectRef) -> Result<(), Errno> {
-        let attr = self.attr(object)?;
-        let nobody = Asker { client: brickfs_common::ids::ClientId([0; 16]), request: 0 };
+        let attr = self.attr_at_home(object)?;
+        let time = self.now();
+        let mut steps = Vec::new();
         if let Some(perm) = without_suidgid(attr.perm) {
-            self.set_attr(nobody, object, SetAttr { perm: Some(perm), ..SetAttr::default() })?;
+            steps.push(Step::SetAttr {
+                gfid: object.gfid.0,
+                perm: Some(perm),
+                uid: None,
+                gid: None,
+                size: None,
+                atime: None,
+                mtime: None,
+            });
         }
-        if self.meta(object)?.flags & HAS_CAPABILITY != 0 {
-            self.set_xattr(nobody, object, &Bytes::from_static(b"security.capability"), None, 0)?;
+        if attr.has_capability {
+            steps.push(Step::Xattr { gfid: object.gfid.0, name: b"security.capability".to_vec(), value: None });
+        }
+        if !steps.is_empty() {
+            self.commit(object.home, None, time, steps, Outcome::default())?;
         }
         Ok(())
     }
@@ -139,7 +161,8 @@ impl Volume {
         offset: u64,
         length: u64,
     ) -> Result<FopReply, Errno> {
-        if self.meta(object)?.kind != Kind::File {
+        let attr = self.attr_at_home(object)?;
+        if attr.kind != Kind::File {
             return Err(Errno::ENODEV);
         }
         if length == 0 {
@@ -148,12 +171,11 @@ impl Volume {
         if offset.saturating_add(length) > FILE_SIZE_MAX {
             return Err(Errno::EFBIG);
         }
-        const PUNCH_HOLE: i32 = 2;
-        if mode & PUNCH_HOLE == 0 {
+        if mode & FALLOC_PUNCH_HOLE == 0 {
             self.check_space(object.home, length)?;
         }
-        let step = Step::Fallocate { gfid: object.gfid.0, mode, offset, length };
         let time = self.now();
+        let allocate = Step::Fallocate { gfid: object.gfid.0, mode, offset, length };
         let touch = Step::SetAttr {
             gfid: object.gfid.0,
             perm: None,
@@ -162,16 +184,15 @@ impl Volume {
             size: None,
             atime: None,
             mtime: Some(time),
-            time,
         };
         let outcome = Outcome { object: known(object), ..Outcome::default() };
-        self.commit(asker, object.home, vec![(object.home, step), (object.home, touch)], outcome)?;
-        Ok(FopReply { attr: Some(self.attr(object)?), ..done(asker.request) })
+        self.commit(object.home, Some(asker), time, vec![allocate, touch], outcome)?;
+        Ok(FopReply { attr: Some(self.attr_at_home(object)?), ..done(asker.request) })
     }
 
     pub(super) fn seek(
         &mut self,
-        asker: Asker,
+        request: u64,
         object: ObjectRef,
         offset: u64,
         whence: i32,
@@ -183,46 +204,136 @@ impl Volume {
             libc::SEEK_SET => SeekFrom::Start(offset),
             _ => return Err(Errno::EINVAL),
         };
-        let file = self.store(object.home)?.file(&object.gfid)?;
+        let file = self.set(object.home)?.store.file(&object.gfid)?;
         let found = rustix::fs::seek(&*file, from).map_err(errno)?;
-        Ok(FopReply { result: Ok(Answer::Offset(found)), ..done(asker.request) })
+        Ok(FopReply { result: Ok(Answer::Offset(found)), ..done(request) })
     }
+}
 
+type Flusher = Box<dyn FnOnce() -> Result<(), Errno> + Send>;
+
+/// What a flush of one object takes.
+struct FlushPlan {
+    own: Arc<OwnedFd>,
+    /// Other file systems with effects that no barrier has passed.
+    others: Vec<DeviceFlush>,
+}
+
+/// The flush of one file system.
+struct DeviceFlush {
+    device: u64,
+    /// Its sets with the counts of effects that the flush will have covered.
+    covered: Vec<(SetId, u64)>,
+    flush: Flusher,
+}
+
+impl Volume<PosixStore> {
     /// Flushes an object, and the file systems of other bricks on which its names depend (PROTOCOL 35).
-    pub(super) fn fsync(&mut self, request: u64, object: ObjectRef, data_only: bool) -> Reply {
-        let prepared = self.prepare_fsync(object);
-        let (own, others) = match prepared {
-            Ok(prepared) => prepared,
+    pub(super) fn fsync(self: &Arc<Self>, request: u64, object: ObjectRef, data_only: bool) -> Reply {
+        let plan = match self.lock().plan_flush(object) {
+            Ok(plan) => plan,
             Err(error) => return Reply::Now(FopReply::failed(request, error)),
         };
-        Reply::Later(Box::new(move || {
-            let flushed = others.iter().try_for_each(|fd| rustix::fs::syncfs(&**fd)).and_then(|()| match data_only {
-                true => rustix::fs::fdatasync(&*own),
-                false => rustix::fs::fsync(&*own),
-            });
-            match flushed {
-                Ok(()) => done(request),
-                Err(error) => FopReply::failed(request, errno(error)),
-            }
+        let me = self.clone();
+        Reply::Later(Box::new(move || match me.flush(plan, object, data_only) {
+            Ok(()) => done(request),
+            Err(error) => FopReply::failed(request, error),
         }))
     }
 
-    /// The descriptor to flush, and one of each other file system that has namespace changes which no
-    /// flush has been asked to cover.
-    #[allow(clippy::type_complexity)] // used once, next to its caller
-    fn prepare_fsync(&mut self, object: ObjectRef) -> Result<(Arc<OwnedFd>, Vec<Arc<OwnedFd>>), Errno> {
-        let kind = self.meta(object)?.kind;
-        let store = self.store(object.home)?;
-        let own = if kind == Kind::Directory { store.dir(&object.gfid)? } else { store.file(&object.gfid)? };
-        let mut devices = HashSet::from([store.device]);
-        let mut others = Vec::new();
-        for index in 0..self.sets.len() {
-            let Ok(store) = self.store(SetId(index as u16)) else { continue };
-            if store.changes_count != store.flushed_count && devices.insert(store.device) {
-                others.push(store.root_fd());
+    fn flush(&self, plan: FlushPlan, object: ObjectRef, data_only: bool) -> Result<(), Errno> {
+        for other in plan.others {
+            let flushed = (other.flush)();
+            let mut state = self.lock();
+            for (set, applied) in other.covered {
+                let engine = state.set(set)?;
+                match flushed {
+                    Ok(()) => engine.flushed = engine.flushed.max(applied),
+                    Err(error) => engine.fail("a flush of the brick's file system", error),
+                }
+            }
+            flushed?;
+        }
+        let flushed = if data_only { rustix::fs::fdatasync(&*plan.own) } else { rustix::fs::fsync(&*plan.own) };
+        flushed.map_err(errno).inspect_err(|error| {
+            if let Ok(engine) = self.lock().set(object.home) {
+                engine.fail("a flush", *error);
+            }
+        })
+    }
+
+    /// A write that is answered when it is on the disk.
+    pub(super) fn write_through(
+        self: &Arc<Self>,
+        asker: Asker,
+        object: ObjectRef,
+        offset: u64,
+        data: &Bytes,
+        flags: WriteFlags,
+    ) -> Reply {
+        let (reply, plan) = {
+            let mut state = self.lock();
+            let written = state.write(asker, object, offset, data, flags);
+            match written.and_then(|reply| Ok((reply, state.plan_flush(object)?))) {
+                Ok(done) => done,
+                Err(error) => return Reply::Now(FopReply::failed(asker.request, error)),
+            }
+        };
+        let me = self.clone();
+        Reply::Later(Box::new(move || match me.flush(plan, object, true) {
+            Ok(()) => reply,
+            Err(error) => FopReply::failed(reply.request, error),
+        }))
+    }
+}
+
+impl State<PosixStore> {
+    fn plan_flush(&mut self, object: ObjectRef) -> Result<FlushPlan, Errno> {
+        let engine = self.set(object.home)?;
+        if engine.failed.is_some() {
+            return Err(Errno::EIO);
+        }
+        let own_device = engine.store.device();
+        let own = match engine.store.meta(&object.gfid)?.kind {
+            Kind::Directory => engine.store.dir(&object.gfid)?,
+            Kind::File => engine.store.file(&object.gfid)?,
+            // Its name is all there is to it: the file system's journal is flushed.
+            _ => engine.store.root_fd(),
+        };
+        let mut others: Vec<DeviceFlush> = Vec::new();
+        for engine in self.open_sets().filter(|engine| engine.applied != engine.flushed) {
+            let (device, covered) = (engine.store.device(), (engine.id, engine.applied));
+            match others.iter_mut().find(|other| other.device == device) {
+                Some(other) => other.covered.push(covered),
+                None if device == own_device => {}
+                None => {
+                    let flush = engine.store.flusher();
+                    others.push(DeviceFlush { device, covered: vec![covered], flush });
+                }
             }
         }
-        Ok((own, others))
+        Ok(FlushPlan { own, others })
+    }
+}
+
+/// Changes a file's access time after a read, if the volume's option says so. The local ctime does not
+/// count: setting the access time moves it.
+fn mark_read(file: &OwnedFd, policy: Atime, ctime: Timestamp) {
+    const DAY_S: i64 = 24 * 3600;
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    let is_due = match policy {
+        Atime::Noatime => false,
+        Atime::Strict => true,
+        Atime::Relatime => rustix::fs::fstat(file).is_ok_and(|stat| {
+            let atime = (stat.st_atime, stat.st_atime_nsec);
+            let changed = (ctime.sec, u64::from(ctime.nsec)).max((stat.st_mtime, stat.st_mtime_nsec));
+            atime <= changed || stat.st_atime + DAY_S < now.tv_sec
+        }),
+    };
+    if is_due {
+        let omit = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT as _ };
+        // A read is good also where its time cannot be kept: a full or read-only disk.
+        rustix::fs::futimens(file, &rustix::fs::Timestamps { last_access: now, last_modification: omit }).ok();
     }
 }
 
@@ -260,6 +371,13 @@ fn read_all(file: &OwnedFd, offset: u64, size: usize) -> Result<Bytes, Errno> {
     }
     data.truncate(filled);
     Ok(Bytes::from(data))
+}
+
+/// Whether a write stays within what a file without holes has already: it needs no room.
+fn has_blocks(file: &OwnedFd, offset: u64, length: usize) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(file).map_err(errno)?;
+    let size = stat.st_size as u64;
+    Ok(offset.saturating_add(length as u64) <= size && stat.st_blocks as u64 * 512 >= size)
 }
 
 fn write_all(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {

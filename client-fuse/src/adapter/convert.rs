@@ -40,12 +40,11 @@ pub fn set_time(time: TimeOrNow) -> SetTime {
     };
     SetTime::At(match at.duration_since(UNIX_EPOCH) {
         Ok(after) => Timestamp { sec: after.as_secs() as i64, nsec: after.subsec_nanos() },
+        // fuser 0.18 reads the kernel's (seconds, nanoseconds) before 1970 as -(|seconds| + nanoseconds),
+        // where the kernel means -|seconds| + nanoseconds: what the kernel said is taken out again.
         Err(before) => {
             let before = before.duration();
-            match before.subsec_nanos() {
-                0 => Timestamp { sec: -(before.as_secs() as i64), nsec: 0 },
-                nanos => Timestamp { sec: -(before.as_secs() as i64) - 1, nsec: 1_000_000_000 - nanos },
-            }
+            Timestamp { sec: -(before.as_secs() as i64), nsec: before.subsec_nanos() }
         }
     })
 }
@@ -80,7 +79,12 @@ mod tests {
         for t in
             [Timestamp { sec: -5, nsec: 250 }, Timestamp { sec: -1, nsec: 0 }, Timestamp { sec: 7, nsec: 999_999_999 }]
         {
-            assert_eq!(set_time(TimeOrNow::SpecificTime(system_time(t))), SetTime::At(t));
+            // What fuser 0.18 makes of the kernel's (seconds, nanoseconds).
+            let passed = match t.sec {
+                0.. => system_time(t),
+                before => UNIX_EPOCH - Duration::new(before.unsigned_abs(), t.nsec),
+            };
+            assert_eq!(set_time(TimeOrNow::SpecificTime(passed)), SetTime::At(t));
         }
     }
 }

@@ -1,10 +1,13 @@
-//! Applying the steps of an effect. Every step finds out whether it is done already, so that a step cut
-//! by SIGKILL can be applied again (PROTOCOL 20); the call that commits a step is the change of the
-//! visible name, what precedes it can be repeated, what follows it is found missing.
+//! Applying the steps of an effect to objects and names. Every step finds out whether it is done already,
+//! so that a step cut by SIGKILL can be applied again (PROTOCOL 20): the call that commits a step is the
+//! change of the visible name; what precedes it can be repeated, the object's record with the effect's
+//! position comes after it.
 
-use super::{Store, dir_handle_path, errno, handle_path, limbo_gfid, open_dir, proc_path};
-use crate::brick::effect::{NewObject, Place, Rest, Step};
+use super::records::dir_handle_text;
+use super::{PosixStore, dir_handle_path, errno, handle_path, limbo_gfid, open_dir, proc_path};
+use crate::brick::effect::{CopyOf, NewObject, Place, Rest, Stamp, Step};
 use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_XATTR, Meta};
+use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
@@ -25,42 +28,41 @@ fn timespec(time: Option<Timestamp>) -> Timespec {
 }
 
 /// An error that means "already so" is success.
-fn unless(result: Result<(), Sys>, done: Sys) -> Result<(), Errno> {
+pub(super) fn unless(result: Result<(), Sys>, done: Sys) -> Result<(), Errno> {
     match result {
         Err(error) if error == done => Ok(()),
         other => other.map_err(errno),
     }
 }
 
-impl Store {
-    /// Applies one step; a step that is done already changes nothing.
-    pub fn apply(&mut self, step: &Step) -> Result<(), Errno> {
-        self.changes_count += 1;
+impl PosixStore {
+    pub(super) fn apply_step(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {
         match step {
-            Step::Make { place, object } => self.make(place, object),
-            Step::Link { gfid, place, time } => self.link(Gfid(*gfid), place, *time),
-            Step::Unlink { gfid, place, rest, time } => self.unlink(Gfid(*gfid), place, *rest, *time),
-            Step::RemoveDir { gfid, place } => self.remove_dir(Gfid(*gfid), place),
-            Step::Move { gfid, from, to, replaced, time } => self.move_name(Gfid(*gfid), from, to, *replaced, *time),
-            Step::Exchange { first, from, second, to, time } => {
-                self.exchange((Gfid(*first), from), (Gfid(*second), to), *time)
-            }
-            Step::PutClaim { place, gfid, home } => self.put_claim(place, Gfid(*gfid), *home),
-            Step::DropClaim { place } => self.drop_claim(place),
-            Step::TouchDir { gfid, time, subdirs } => self.touch_dir(Gfid(*gfid), *time, *subdirs),
-            Step::SetAttr { .. } => self.set_attr(step),
-            Step::Xattr { gfid, name, value, time } => self.set_xattr(Gfid(*gfid), name, value.as_deref(), *time),
+            Step::Make { place, object } => self.make(place, object, at),
+            Step::Copy { place, copy } => self.make_copy(place, copy, at),
+            Step::Link { gfid, place } => self.link(Gfid(*gfid), place, at),
+            Step::Unlink { gfid, place, rest } => self.unlink(Gfid(*gfid), place, *rest, at),
+            Step::RemoveDir { gfid } => self.remove_dir(Gfid(*gfid)),
+            Step::Move { gfid, from, to, replaced } => self.move_name(Gfid(*gfid), from, to, *replaced, at),
+            Step::Exchange { first, from, second, to } => self.exchange((Gfid(*first), from), (Gfid(*second), to), at),
+            Step::Follow { gfid, to, position } => self.follow(Gfid(*gfid), to, *position),
+            Step::Inherit { copy } => self.inherit(copy),
+            Step::TouchDir { gfid, subdirs } => self.touch_dir(Gfid(*gfid), at, *subdirs),
+            Step::SetAttr { .. } => self.set_attr(step, at),
+            Step::Xattr { gfid, name, value } => self.set_xattr(Gfid(*gfid), name, value.as_deref(), at),
             Step::Write { .. } => Ok(()), // its data come with the call
             Step::Fallocate { gfid, mode, offset, length } => {
                 let file = self.file(&Gfid(*gfid))?;
                 let flags = rustix::fs::FallocateFlags::from_bits_retain(*mode as u32);
                 rustix::fs::fallocate(&*file, flags, *offset, *length).map_err(errno)
             }
+            Step::DropClaim { .. } | Step::Prepare { .. } | Step::Finish { .. } => self.apply_transaction(step, at),
+            Step::Release { .. } | Step::Commit { .. } | Step::Forget { .. } => self.apply_transaction(step, at),
         }
     }
 
     /// Removes what a make that failed has left below `.brickfs`; it has no name yet.
-    pub fn undo_make(&mut self, gfid: &Gfid, kind: Kind) {
+    pub(super) fn undo_make_object(&mut self, gfid: &Gfid, kind: Kind) {
         self.metas.pop(gfid);
         self.files.pop(gfid);
         self.dirs.pop(gfid);
@@ -89,7 +91,7 @@ impl Store {
         Ok(())
     }
 
-    fn make(&mut self, place: &Place, object: &NewObject) -> Result<(), Errno> {
+    fn make(&mut self, place: &Place, object: &NewObject, at: &Stamp) -> Result<(), Errno> {
         let gfid = Gfid(object.gfid);
         self.make_bucket(&gfid)?;
         let acl_bits = |acl: &Option<Vec<u8>>, bit| if acl.is_some() { bit } else { 0 };
@@ -98,11 +100,13 @@ impl Store {
             kind: object.kind,
             flags: acl_bits(&object.access_acl, HAS_ACCESS_ACL) | acl_bits(&object.default_acl, HAS_DEFAULT_ACL),
             project: object.project,
-            btime: object.time,
-            ctime: object.time,
+            btime: at.time,
+            ctime: at.time,
+            position: at.position,
+            home: self.set,
             rdev: object.rdev,
-            home: object.home,
             subdirs: 0,
+            spread: Vec::new(),
         };
         match object.kind {
             Kind::Directory => self.make_dir(place, object, &meta)?,
@@ -113,9 +117,43 @@ impl Store {
         Ok(())
     }
 
+    /// A directory for the children that live on this set; attributes and times are its home's matter.
+    fn make_copy(&mut self, place: &Place, copy: &CopyOf, at: &Stamp) -> Result<(), Errno> {
+        let gfid = Gfid(copy.gfid);
+        let object = NewObject {
+            gfid: copy.gfid,
+            kind: Kind::Directory,
+            perm: copy.perm,
+            uid: copy.uid,
+            gid: copy.gid,
+            project: copy.project,
+            rdev: 0,
+            target: Vec::new(),
+            access_acl: None,
+            default_acl: copy.default_acl.clone(),
+        };
+        let meta = Meta {
+            gfid,
+            kind: Kind::Directory,
+            flags: copy_flags(copy),
+            project: copy.project,
+            btime: at.time,
+            ctime: at.time,
+            position: copy.position,
+            home: copy.home,
+            rdev: 0,
+            subdirs: 0,
+            spread: Vec::new(),
+        };
+        self.make_bucket(&gfid)?;
+        self.make_dir(place, &object, &meta)?;
+        self.metas.put(gfid, meta);
+        Ok(())
+    }
+
     fn make_file(&mut self, place: &Place, object: &NewObject, meta: &Meta) -> Result<(), Errno> {
         let path = handle_path(&meta.gfid);
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
         let mode = Mode::from_raw_mode(object.perm);
         let fd = rustix::fs::openat(&self.handles, path.as_str(), flags, mode).map_err(errno)?;
         if object.uid != 0 || object.gid != 0 {
@@ -145,7 +183,7 @@ impl Store {
     }
 
     /// The committing call of a new name of a file: a hard link of its handle.
-    fn link_handle(&mut self, handle: &str, place: &Place, gfid: Gfid) -> Result<(), Errno> {
+    pub(super) fn link_handle(&mut self, handle: &str, place: &Place, gfid: Gfid) -> Result<(), Errno> {
         let parent = self.dir(&place.parent())?;
         match rustix::fs::linkat(&self.handles, handle, &*parent, &place.name[..], AtFlags::empty()) {
             Err(Sys::EXIST) if self.bears(&gfid, &place.parent(), &place.name)? => Ok(()),
@@ -155,7 +193,7 @@ impl Store {
 
     fn make_dir(&mut self, place: &Place, object: &NewObject, meta: &Meta) -> Result<(), Errno> {
         if self.bears(&meta.gfid, &place.parent(), &place.name)? {
-            return self.put_dir_handle(&meta.gfid, place);
+            return self.put_dir_handle(&meta.gfid, &place.parent(), &place.name);
         }
         let name = meta.gfid.hex();
         unless(rustix::fs::mkdirat(&self.tmp, name.as_str(), Mode::from_raw_mode(0o700)), Sys::EXIST)?;
@@ -168,53 +206,49 @@ impl Store {
                 rustix::fs::fsetxattr(&fd, xattr, acl, XattrFlags::empty()).map_err(errno)?;
             }
         }
-        self.put_dir_handle(&meta.gfid, place)?;
+        self.put_dir_handle(&meta.gfid, &place.parent(), &place.name)?;
+        self.free_name(place, None)?;
         let parent = self.dir(&place.parent())?;
-        let rename = |store: &Store| {
-            rustix::fs::renameat_with(&store.tmp, name.as_str(), &*parent, &place.name[..], RenameFlags::NOREPLACE)
-        };
-        match rename(self) {
-            Err(Sys::EXIST) => {
-                self.move_copy_to_limbo(place)?;
-                rename(self).map_err(errno)?;
-            }
-            other => other.map_err(errno)?,
-        }
+        rustix::fs::renameat_with(&self.tmp, name.as_str(), &*parent, &place.name[..], RenameFlags::NOREPLACE)
+            .map_err(errno)?;
         self.dirs.put(meta.gfid, Arc::new(fd));
         Ok(())
     }
 
-    /// Frees a physical name that a stale copy of another directory holds (PROTOCOL 26).
-    fn move_copy_to_limbo(&mut self, place: &Place) -> Result<(), Errno> {
-        let holder = self.entry(&place.parent(), &place.name)?.ok_or(Errno::EIO)?;
+    /// Frees a physical name that the copy of another directory holds (PROTOCOL 26): the copy goes on by
+    /// its handle. EIO if anything else is in the way.
+    fn free_name(&mut self, place: &Place, allowed: Option<Gfid>) -> Result<(), Errno> {
+        let Some(holder) = self.entry(&place.parent(), &place.name)? else { return Ok(()) };
+        if Some(holder.gfid) == allowed {
+            return Ok(());
+        }
         if holder.kind != Kind::Directory || holder.home == self.set {
-            self.report_damage(format!(
-                "name '{}' of directory {} is held by {}",
-                place.name.escape_ascii(),
-                place.parent(),
-                holder.gfid
-            ));
+            let name = place.name.escape_ascii();
+            self.report_damage(format!("name '{name}' of directory {} is held by {}", place.parent(), holder.gfid));
             return Err(Errno::EIO);
         }
-        let name = holder.gfid.hex();
-        let parent = self.dir(&place.parent())?;
-        rustix::fs::renameat(&*parent, &place.name[..], &self.limbo, name.as_str()).map_err(errno)?;
-        self.put_dir_handle(&holder.gfid, &Place { parent: limbo_gfid().0, name: name.into_bytes() })
+        self.move_to_limbo(&holder.gfid, &place.parent(), &place.name)
+    }
+
+    fn move_to_limbo(&mut self, gfid: &Gfid, parent: &Gfid, physical: &[u8]) -> Result<(), Errno> {
+        let name = gfid.hex();
+        let parent = self.dir(parent)?;
+        rustix::fs::renameat(&*parent, physical, &self.limbo, name.as_str()).map_err(errno)?;
+        self.put_dir_handle(gfid, &limbo_gfid(), name.as_bytes())
     }
 
     /// Writes a directory's handle, replacing an older one at once.
-    fn put_dir_handle(&mut self, gfid: &Gfid, place: &Place) -> Result<(), Errno> {
+    pub(super) fn put_dir_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
         self.make_bucket(gfid)?;
-        let mut text = place.parent().hex().into_bytes();
-        text.push(b'/');
-        text.extend_from_slice(&place.name);
-        let handles = rustix::io::dup(&self.handles).map_err(errno)?;
-        self.put_symlink(handles.as_fd(), dir_handle_path(gfid).as_bytes(), &text)
+        self.put_symlink(self.handles.as_fd(), dir_handle_path(gfid).as_bytes(), &dir_handle_text(parent, name))
     }
 
-    fn put_symlink(&self, dir: BorrowedFd<'_>, path: &[u8], text: &[u8]) -> Result<(), Errno> {
+    pub(super) fn put_symlink(&self, dir: BorrowedFd<'_>, path: &[u8], text: &[u8]) -> Result<(), Errno> {
         match rustix::fs::symlinkat(text, dir, path) {
             Err(Sys::EXIST) => {
+                if rustix::fs::readlinkat(dir, path, Vec::new()).is_ok_and(|old| old.as_bytes() == text) {
+                    return Ok(());
+                }
                 unless(rustix::fs::unlinkat(&self.tmp, "link", AtFlags::empty()), Sys::NOENT)?;
                 rustix::fs::symlinkat(text, &self.tmp, "link").map_err(errno)?;
                 rustix::fs::renameat(&self.tmp, "link", dir, path).map_err(errno)
@@ -223,26 +257,26 @@ impl Store {
         }
     }
 
-    fn link(&mut self, gfid: Gfid, place: &Place, time: Timestamp) -> Result<(), Errno> {
+    fn link(&mut self, gfid: Gfid, place: &Place, at: &Stamp) -> Result<(), Errno> {
         self.link_handle(&handle_path(&gfid), place, gfid)?;
-        self.set_ctime(&gfid, time)
+        self.mark(&gfid, at)
     }
 
-    fn unlink(&mut self, gfid: Gfid, place: &Place, rest: Rest, time: Timestamp) -> Result<(), Errno> {
+    pub(super) fn unlink(&mut self, gfid: Gfid, place: &Place, rest: Rest, at: &Stamp) -> Result<(), Errno> {
         if self.bears(&gfid, &place.parent(), &place.name)? {
             let parent = self.dir(&place.parent())?;
             unless(rustix::fs::unlinkat(&*parent, &place.name[..], AtFlags::empty()), Sys::NOENT)?;
         }
-        self.settle_rest(&gfid, rest, time)
+        self.settle_rest(&gfid, rest, at)
     }
 
     /// What follows the loss of a name.
-    fn settle_rest(&mut self, gfid: &Gfid, rest: Rest, time: Timestamp) -> Result<(), Errno> {
+    pub(super) fn settle_rest(&mut self, gfid: &Gfid, rest: Rest, at: &Stamp) -> Result<(), Errno> {
         let path = handle_path(gfid);
         match rest {
-            Rest::Linked => self.set_ctime(gfid, time),
+            Rest::Linked => self.mark(gfid, at),
             Rest::Orphan => {
-                self.set_ctime(gfid, time)?;
+                self.mark(gfid, at)?;
                 unless(rustix::fs::renameat(&self.handles, path.as_str(), &self.orphans, gfid.hex()), Sys::NOENT)
             }
             Rest::Gone => {
@@ -253,23 +287,19 @@ impl Store {
         }
     }
 
-    fn remove_dir(&mut self, gfid: Gfid, place: &Place) -> Result<(), Errno> {
-        let physical = self.dir_place(&gfid)?.unwrap_or_else(|| (place.parent(), place.name.clone()));
+    pub(super) fn remove_dir(&mut self, gfid: Gfid) -> Result<(), Errno> {
         self.clear_claims(&gfid)?;
-        let parent = match physical.0 {
-            limbo if limbo == limbo_gfid() => Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?),
-            parent => match self.dir(&parent) {
-                Ok(parent) => parent,
-                Err(Errno::ENOENT) => return self.forget_dir(&gfid),
-                Err(error) => return Err(error),
-            },
+        let Some((parent, name)) = self.dir_place(&gfid)? else { return self.forget_dir(&gfid) };
+        let parent_dir = match self.physical_dir(&parent) {
+            Ok(dir) => dir,
+            Err(Errno::ENOENT) => return self.forget_dir(&gfid),
+            Err(error) => return Err(error),
         };
-        let is_it = physical.0 == limbo_gfid() || self.bears(&gfid, &physical.0, &physical.1)?;
-        if is_it {
-            let remove = || rustix::fs::unlinkat(&*parent, &physical.1[..], AtFlags::REMOVEDIR);
+        if parent == limbo_gfid() || self.bears(&gfid, &parent, &name)? {
+            let remove = || rustix::fs::unlinkat(&*parent_dir, &name[..], AtFlags::REMOVEDIR);
             match remove() {
                 Err(Sys::NOTEMPTY | Sys::EXIST) => {
-                    self.remove_copies_below(&gfid)?;
+                    self.clear_copies_below(&gfid)?;
                     unless(remove(), Sys::NOENT)?;
                 }
                 other => unless(other, Sys::NOENT)?,
@@ -278,31 +308,33 @@ impl Store {
         self.forget_dir(&gfid)
     }
 
-    fn forget_dir(&mut self, gfid: &Gfid) -> Result<(), Errno> {
+    pub(super) fn forget_dir(&mut self, gfid: &Gfid) -> Result<(), Errno> {
         self.dirs.pop(gfid);
         self.metas.pop(gfid);
+        self.changes.pop(gfid);
         unless(rustix::fs::unlinkat(&self.handles, dir_handle_path(gfid), AtFlags::empty()), Sys::NOENT)
     }
 
-    /// Removes stale copies of subdirectories: a directory that is empty on all homes has no other.
-    fn remove_copies_below(&mut self, gfid: &Gfid) -> Result<(), Errno> {
+    /// What is left in a directory that no set has an entry in are copies of directories that moved away
+    /// (PROTOCOL 26): they go on in the limbo.
+    pub(super) fn clear_copies_below(&mut self, gfid: &Gfid) -> Result<(), Errno> {
         for name in self.names(gfid)? {
             let Some(meta) = self.entry(gfid, &name)? else { continue };
             if meta.kind != Kind::Directory || meta.home == self.set {
                 return Err(Errno::ENOTEMPTY);
             }
-            self.remove_dir(meta.gfid, &Place { parent: gfid.0, name })?;
+            self.move_to_limbo(&meta.gfid, gfid, &name)?;
         }
         Ok(())
     }
 
-    fn move_name(
+    pub(super) fn move_name(
         &mut self,
         gfid: Gfid,
         from: &Place,
         to: &Place,
         replaced: Option<([u8; 16], Rest)>,
-        time: Timestamp,
+        at: &Stamp,
     ) -> Result<(), Errno> {
         let is_dir = self.meta(&gfid)?.kind == Kind::Directory;
         if !self.bears(&gfid, &to.parent(), &to.name)? {
@@ -310,10 +342,10 @@ impl Store {
                 Some((parent, name)) if is_dir => Place { parent: parent.0, name },
                 _ => from.clone(),
             };
-            self.rename_physical(&gfid, &from, to, replaced.map(|(id, _)| Gfid(id)))?;
+            self.rename_physical(&from, to, replaced.map(|(id, _)| Gfid(id)))?;
         }
         if is_dir {
-            self.put_dir_handle(&gfid, to)?;
+            self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
         }
         if let Some((old, rest)) = replaced {
             let old = Gfid(old);
@@ -321,31 +353,29 @@ impl Store {
                 self.clear_claims(&old)?;
                 self.forget_dir(&old)?;
             } else {
-                self.settle_rest(&old, rest, time)?;
+                self.settle_rest(&old, rest, at)?;
             }
         }
-        if self.meta(&gfid)?.home == self.set { self.set_ctime(&gfid, time) } else { Ok(()) }
+        self.mark(&gfid, at)
     }
 
-    fn rename_physical(&mut self, gfid: &Gfid, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
+    fn rename_physical(&mut self, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
+        let from_dir = self.physical_dir(&from.parent())?;
+        self.free_name(to, replaced)?;
+        if let Some(old) = replaced.filter(|old| self.dirs.contains(old)) {
+            self.clear_copies_below(&old)?;
+        }
         let to_dir = self.dir(&to.parent())?;
-        let from_dir = if from.parent() == limbo_gfid() {
-            Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?)
-        } else {
-            self.dir(&from.parent())?
-        };
-        if let Some(holder) = self.entry(&to.parent(), &to.name)? {
-            if Some(holder.gfid) != replaced {
-                self.move_copy_to_limbo(to)?;
-            } else if holder.kind == Kind::Directory {
-                self.remove_copies_below(&holder.gfid)?;
+        match rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]) {
+            Err(Sys::NOTEMPTY | Sys::EXIST) if replaced.is_some() => {
+                replaced.map_or(Ok(()), |old| self.clear_copies_below(&old))?;
+                rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]).map_err(errno)
             }
+            other => other.map_err(errno),
         }
-        tracing::trace!(%gfid, "rename");
-        rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]).map_err(errno)
     }
 
-    fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), time: Timestamp) -> Result<(), Errno> {
+    fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), at: &Stamp) -> Result<(), Errno> {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             let (a, b) = (self.dir(&one.1.parent())?, self.dir(&two.1.parent())?);
             rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE)
@@ -353,72 +383,91 @@ impl Store {
         }
         for (gfid, place) in [(one.0, two.1), (two.0, one.1)] {
             if self.meta(&gfid)?.kind == Kind::Directory {
-                self.put_dir_handle(&gfid, place)?;
+                self.put_dir_handle(&gfid, &place.parent(), &place.name)?;
             }
-            if self.meta(&gfid)?.home == self.set {
-                self.set_ctime(&gfid, time)?;
-            }
+            self.mark(&gfid, at)?;
         }
         Ok(())
     }
 
-    fn put_claim(&mut self, place: &Place, gfid: Gfid, home: SetId) -> Result<(), Errno> {
-        let dir = place.parent().hex();
-        unless(rustix::fs::mkdirat(&self.claims, dir.as_str(), Mode::from_raw_mode(0o700)), Sys::EXIST)?;
-        let mut path = dir.into_bytes();
-        path.push(b'/');
-        path.extend_from_slice(&place.name);
-        self.put_symlink(self.claims.as_fd(), &path, format!("{}@{home}", gfid.hex()).as_bytes())
-    }
-
-    fn drop_claim(&mut self, place: &Place) -> Result<(), Errno> {
-        let mut path = place.parent().hex().into_bytes();
-        path.push(b'/');
-        path.extend_from_slice(&place.name);
-        unless(rustix::fs::unlinkat(&self.claims, path, AtFlags::empty()), Sys::NOENT)
-    }
-
-    /// Removes what claims are left for names of a directory that is going away.
-    fn clear_claims(&mut self, gfid: &Gfid) -> Result<(), Errno> {
-        let name = gfid.hex();
-        match rustix::fs::unlinkat(&self.claims, name.as_str(), AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Sys::NOENT) => return Ok(()),
-            Err(Sys::NOTEMPTY | Sys::EXIST) => {}
-            Err(error) => return Err(errno(error)),
+    fn follow(&mut self, gfid: Gfid, to: &Place, position: crate::brick::meta::Position) -> Result<(), Errno> {
+        if !self.has_dir(&gfid)? {
+            return Ok(());
         }
-        let dir = open_dir(self.claims.as_fd(), name.as_bytes())?;
-        let listing = open_dir(dir.as_fd(), b".")?;
-        for entry in rustix::fs::Dir::new(listing).map_err(errno)? {
-            let entry = entry.map_err(errno)?;
-            let claim = entry.file_name();
-            if claim.to_bytes() != b"." && claim.to_bytes() != b".." {
-                unless(rustix::fs::unlinkat(&dir, claim, AtFlags::empty()), Sys::NOENT)?;
-            }
+        let meta = self.meta(&gfid)?;
+        if meta.home == self.set || meta.position >= position {
+            return Ok(());
         }
-        unless(rustix::fs::unlinkat(&self.claims, name.as_str(), AtFlags::REMOVEDIR), Sys::NOENT)
+        if !self.bears(&gfid, &to.parent(), &to.name)?
+            && let Some((parent, name)) = self.dir_place(&gfid)?
+        {
+            self.rename_physical(&Place { parent: parent.0, name }, to, None)?;
+        }
+        self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
+        self.rewrite_meta(&gfid, |meta| meta.position = position)
     }
 
-    fn touch_dir(&mut self, gfid: Gfid, time: Timestamp, subdirs: Option<u32>) -> Result<(), Errno> {
+    fn inherit(&mut self, copy: &CopyOf) -> Result<(), Errno> {
+        let gfid = Gfid(copy.gfid);
+        let dir = match self.dir(&gfid) {
+            Ok(dir) => dir,
+            Err(Errno::ENOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        chown(dir.as_fd(), copy.uid, copy.gid)?;
+        rustix::fs::fchmod(&*dir, Mode::from_raw_mode(copy.perm)).map_err(errno)?;
+        match &copy.default_acl {
+            Some(acl) => rustix::fs::fsetxattr(&*dir, DEFAULT_ACL, acl, XattrFlags::empty()).map_err(errno)?,
+            None => unless(rustix::fs::fremovexattr(&*dir, DEFAULT_ACL), Sys::NODATA)?,
+        }
+        self.rewrite_meta(&gfid, |meta| {
+            meta.flags = copy_flags(copy);
+            meta.project = copy.project;
+            meta.position = meta.position.max(copy.position);
+        })
+    }
+
+    fn touch_dir(&mut self, gfid: Gfid, at: &Stamp, subdirs: Option<u32>) -> Result<(), Errno> {
         let dir = match self.dir(&gfid) {
             Ok(dir) => dir,
             Err(Errno::ENOENT) => return Ok(()), // removed since: an effect that is applied again
             Err(error) => return Err(error),
         };
-        let next = self.change(&gfid) + 1;
-        self.changes.put(gfid, next);
+        self.count_change(&gfid);
         if let Some(subdirs) = subdirs {
-            let mut meta = self.meta(&gfid)?;
-            meta.subdirs = subdirs;
-            meta.ctime = time;
-            rustix::fs::fsetxattr(&*dir, META_XATTR, &meta.encode(), XattrFlags::empty()).map_err(errno)?;
-            self.metas.put(gfid, meta);
+            self.rewrite_meta(&gfid, |meta| meta.subdirs = subdirs)?;
+        }
+        if self.meta(&gfid)?.home == self.set || gfid == Gfid::ROOT {
+            let times = Timestamps { last_access: UTIME_OMIT, last_modification: timespec(Some(at.time)) };
+            rustix::fs::futimens(&*dir, &times).map_err(errno)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_touch(
+        &mut self,
+        gfid: &Gfid,
+        set: SetId,
+        time: Timestamp,
+        subdirs: Option<u32>,
+    ) -> Result<(), Errno> {
+        let dir = match self.dir(gfid) {
+            Ok(dir) => dir,
+            Err(Errno::ENOENT) => return Ok(()), // removed since
+            Err(error) => return Err(error),
+        };
+        self.count_change(gfid);
+        if let Some(count) = subdirs
+            && self.meta(gfid)?.spread_of(set) != count
+        {
+            self.rewrite_meta(gfid, |meta| meta.set_spread(set, count))?;
         }
         let times = Timestamps { last_access: UTIME_OMIT, last_modification: timespec(Some(time)) };
         rustix::fs::futimens(&*dir, &times).map_err(errno)
     }
 
-    /// Writes the record of an object again with another ctime (and what `change` alters).
-    fn rewrite_meta(&mut self, gfid: &Gfid, change: impl FnOnce(&mut Meta)) -> Result<(), Errno> {
+    /// Writes the record of an object again.
+    pub(super) fn rewrite_meta(&mut self, gfid: &Gfid, change: impl FnOnce(&mut Meta)) -> Result<(), Errno> {
         let mut meta = self.meta(gfid)?;
         change(&mut meta);
         let bytes = meta.encode();
@@ -435,15 +484,16 @@ impl Store {
         Ok(())
     }
 
-    fn set_ctime(&mut self, gfid: &Gfid, time: Timestamp) -> Result<(), Errno> {
-        match self.rewrite_meta(gfid, |meta| meta.ctime = time) {
+    /// The last call of a change of an object that stays: its ctime and the effect's position.
+    pub(super) fn mark(&mut self, gfid: &Gfid, at: &Stamp) -> Result<(), Errno> {
+        match self.rewrite_meta(gfid, |meta| (meta.ctime, meta.position) = (at.time, at.position)) {
             Err(Errno::ESTALE | Errno::ENOENT) => Ok(()), // gone since: an effect that is applied again
             other => other,
         }
     }
 
-    fn set_attr(&mut self, step: &Step) -> Result<(), Errno> {
-        let Step::SetAttr { gfid, perm, uid, gid, size, atime, mtime, time } = step else { return Err(Errno::EIO) };
+    fn set_attr(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {
+        let Step::SetAttr { gfid, perm, uid, gid, size, atime, mtime } = step else { return Err(Errno::EIO) };
         let gfid = Gfid(*gfid);
         let kind = self.meta(&gfid)?.kind;
         if let Some(size) = size {
@@ -464,10 +514,10 @@ impl Store {
             let times = Timestamps { last_access: timespec(*atime), last_modification: timespec(*mtime) };
             rustix::fs::utimensat(rustix::fs::CWD, &path[..], &times, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
         }
-        self.rewrite_meta(&gfid, |meta| meta.ctime = *time)
+        self.mark(&gfid, at)
     }
 
-    fn set_xattr(&mut self, gfid: Gfid, name: &[u8], value: Option<&[u8]>, time: Timestamp) -> Result<(), Errno> {
+    fn set_xattr(&mut self, gfid: Gfid, name: &[u8], value: Option<&[u8]>, at: &Stamp) -> Result<(), Errno> {
         let path = self.object_path(&gfid)?;
         match value {
             Some(value) => rustix::fs::lsetxattr(path, name, value, XattrFlags::empty()).map_err(errno)?,
@@ -480,10 +530,14 @@ impl Store {
             _ => 0,
         };
         self.rewrite_meta(&gfid, |meta| {
-            meta.ctime = time;
+            (meta.ctime, meta.position) = (at.time, at.position);
             meta.flags = if value.is_some() { meta.flags | bit } else { meta.flags & !bit };
         })
     }
+}
+
+fn copy_flags(copy: &CopyOf) -> u16 {
+    if copy.default_acl.is_some() { HAS_DEFAULT_ACL } else { 0 }
 }
 
 fn ids(uid: u32, gid: u32) -> (Option<rustix::fs::Uid>, Option<rustix::fs::Gid>) {

@@ -1,0 +1,145 @@
+//! Attributes, extended attributes, link targets and space.
+
+use super::{Asked, Fs, Reply, Told, lock};
+use brickfs_client::volume::Caller;
+use brickfs_client::write_behind::Range;
+use brickfs_common::attr::{SetAttr, StatFs};
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{Answer, Fop, FopReply};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Fs {
+    /// Attributes of an inode, from memory if they still hold there; all own writes show.
+    pub fn get_attr(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Told>) {
+        if !self.is_busy(ino) {
+            let known = lock(&self.tables).fresh_attr(ino, Instant::now()).map(|(attr, ttl)| Told {
+                ino,
+                attr: attr.clone(),
+                ttl,
+            });
+            if let Some(told) = known {
+                return done(Ok(told));
+            }
+        }
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            let object = match waited.and_then(|()| fs.object(ino)) {
+                Ok(object) => object,
+                Err(errno) => return done(Err(errno)),
+            };
+            fs.submit(caller, Fop::GetAttr { object }, move |fs, reply, asked| {
+                fs.tell_attr(ino, reply, asked, done);
+            });
+        });
+    }
+
+    /// Tells the kernel what a reply says of an inode.
+    fn tell_attr(&self, ino: u64, reply: FopReply, asked: Asked, done: Reply<Told>) {
+        match (reply.result, reply.attr) {
+            (Ok(_), Some(attr)) => {
+                self.learn(Some(&attr), asked);
+                let ttl = lock(&self.tables).remaining(asked, Instant::now());
+                done(Ok(Told { ino, attr, ttl }));
+            }
+            (Ok(_), None) => done(Err(Errno::EIO)),
+            (Err(errno), _) => {
+                if errno == Errno::ESTALE {
+                    lock(&self.tables).gone(ino);
+                }
+                done(Err(errno));
+            }
+        }
+    }
+
+    /// Changes attributes.
+    pub fn set_attr(self: &Arc<Self>, caller: Caller, ino: u64, set: SetAttr, done: Reply<Told>) {
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            let object = match waited.and_then(|()| fs.object(ino)) {
+                Ok(object) => object,
+                Err(errno) => return done(Err(errno)),
+            };
+            lock(&fs.tables).changed(ino);
+            fs.submit(caller, Fop::SetAttr { object, set }, move |fs, reply, asked| {
+                fs.tell_attr(ino, reply, asked, done);
+            });
+        });
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Bytes>) {
+        match self.object(ino) {
+            Ok(object) => self.bytes(caller, Fop::ReadLink { object }, done),
+            Err(errno) => done(Err(errno)),
+        }
+    }
+
+    /// An extended attribute's value.
+    pub fn get_xattr(self: &Arc<Self>, caller: Caller, ino: u64, name: &[u8], done: Reply<Bytes>) {
+        let object = {
+            let tables = lock(&self.tables);
+            if tables.lacks_xattr(ino, name, Instant::now()) {
+                drop(tables);
+                return done(Err(Errno::ENODATA));
+            }
+            tables.object(ino)
+        };
+        let Some(object) = object else { return done(Err(Errno::ESTALE)) };
+        self.bytes(caller, Fop::GetXattr { object, name: Bytes::copy_from_slice(name) }, done);
+    }
+
+    /// The names of all extended attributes, each ended by a NUL.
+    pub fn list_xattr(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Bytes>) {
+        match self.object(ino) {
+            Ok(object) => self.bytes(caller, Fop::ListXattr { object }, done),
+            Err(errno) => done(Err(errno)),
+        }
+    }
+
+    /// Sets an extended attribute, or removes it if there is no value.
+    pub fn set_xattr(
+        self: &Arc<Self>,
+        caller: Caller,
+        ino: u64,
+        name: &[u8],
+        value: Option<(&[u8], u32)>,
+        done: Reply<()>,
+    ) {
+        let object = match self.object(ino) {
+            Ok(object) => object,
+            Err(errno) => return done(Err(errno)),
+        };
+        let name = Bytes::copy_from_slice(name);
+        let fop = match value {
+            Some((value, flags)) => Fop::SetXattr { object, name, value: Bytes::copy_from_slice(value), flags },
+            None => Fop::RemoveXattr { object, name },
+        };
+        lock(&self.tables).changed(ino);
+        self.submit(caller, fop, move |fs, reply, asked| {
+            fs.learn(reply.attr.as_ref(), asked);
+            done(reply.result.map(|_| ()));
+        });
+    }
+
+    /// Space of the volume.
+    pub fn stat_fs(self: &Arc<Self>, caller: Caller, done: Reply<StatFs>) {
+        self.submit(caller, Fop::StatFs, move |_, reply, _| {
+            done(match reply.result {
+                Ok(Answer::Space(space)) => Ok(space),
+                Ok(_) => Err(Errno::EIO),
+                Err(errno) => Err(errno),
+            });
+        });
+    }
+
+    /// Submits an operation that answers with bytes.
+    pub(super) fn bytes(self: &Arc<Self>, caller: Caller, fop: Fop, done: Reply<Bytes>) {
+        self.submit(caller, fop, move |_, reply, _| {
+            done(match reply.result {
+                Ok(Answer::Data(data)) => Ok(data),
+                Ok(_) => Err(Errno::EIO),
+                Err(errno) => Err(errno),
+            });
+        });
+    }
+}

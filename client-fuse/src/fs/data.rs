@@ -1,0 +1,146 @@
+//! The data of files: reads, writes through the write-behind queues, allocation and seeking.
+
+use super::{Asked, Fs, Reply, lock};
+use brickfs_client::volume::Caller;
+use brickfs_client::write_behind::{Action, Answered, Piece, PieceId, Range, Write};
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{Answer, Fop, FopReply, WriteFlags};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A write as the kernel asks for it.
+pub struct Writing<'a> {
+    /// The inode.
+    pub ino: u64,
+    /// The open file.
+    pub handle: u64,
+    /// First byte; of no meaning for an append.
+    pub offset: u64,
+    /// The bytes.
+    pub data: &'a [u8],
+    /// Drop setuid, setgid and capabilities.
+    pub kill_priv: bool,
+    /// The kernel writes pages back that somebody has mapped: it notes an error itself.
+    pub is_writeback: bool,
+}
+
+impl Fs {
+    /// Reads; own writes show.
+    pub fn read(self: &Arc<Self>, caller: Caller, ino: u64, handle: u64, at: (u64, u32), done: Reply<Bytes>) {
+        let (offset, size) = at;
+        let file = lock(&self.files).get(handle);
+        let object = match file.map_or_else(|| self.object(ino), |file| Ok(file.object)) {
+            Ok(object) => object,
+            Err(errno) => return done(Err(errno)),
+        };
+        let range = Range::new(offset, u64::from(size));
+        self.after_writes(ino, range, caller.pid, move |fs, waited| match waited {
+            Ok(()) => fs.bytes(caller, Fop::Read { object, offset, size }, done),
+            Err(errno) => done(Err(errno)),
+        });
+    }
+
+    /// Writes: answered when the write is queued, or with its result where the descriptor asks for that.
+    pub fn write(self: &Arc<Self>, caller: Caller, write: Writing<'_>, done: Reply<u32>) {
+        let Some(file) = lock(&self.files).get(write.handle) else { return done(Err(Errno::EBADF)) };
+        let is_through = file.append || file.direct || file.sync || write.is_writeback;
+        let data = Bytes::copy_from_slice(write.data);
+        let mut writes = lock(&self.writes);
+        if let Some(errno) = writes.take_error(write.handle) {
+            drop(writes);
+            return done(Err(errno));
+        }
+        let write = Write {
+            ino: write.ino,
+            handle: write.handle,
+            object: file.object,
+            caller,
+            offset: write.offset,
+            data,
+            flags: WriteFlags { append: file.append, kill_priv: write.kill_priv, sync: file.sync },
+            answered: if is_through { Answered::Done } else { Answered::Queued },
+            answer: done,
+        };
+        let ino = write.ino;
+        let actions = writes.push(write, Instant::now());
+        drop(writes);
+        lock(&self.tables).changed(ino);
+        self.perform(actions);
+    }
+
+    /// Does what the write-behind queues want done.
+    pub(super) fn perform(self: &Arc<Self>, actions: Vec<Action<Reply<u32>>>) {
+        for action in actions {
+            match action {
+                Action::Send(piece) => self.send(piece),
+                Action::Answer(answer, result) => answer(result),
+                Action::Invalidate(ino) => self.invalidations.ask(ino),
+            }
+        }
+    }
+
+    fn send(self: &Arc<Self>, piece: Piece) {
+        let Piece { ino, id, object, caller, offset, data, flags } = piece;
+        self.submit(caller, Fop::Write { object, offset, data, flags }, move |fs, reply, asked| {
+            fs.piece_answered(ino, id, reply, asked);
+        });
+    }
+
+    fn piece_answered(self: &Arc<Self>, ino: u64, id: PieceId, reply: FopReply, asked: Asked) {
+        let result = match reply.result {
+            Ok(Answer::Written { count, .. }) => Ok(count),
+            Ok(_) => Err(Errno::EIO),
+            Err(errno) => Err(errno),
+        };
+        let actions = lock(&self.writes).answered(ino, id, result);
+        match reply.attr {
+            // Decided with the write, and nothing else is on its way.
+            Some(attr) if result.is_ok() => self.learn(Some(&attr), asked),
+            _ => lock(&self.tables).changed(ino),
+        }
+        self.perform(actions);
+    }
+
+    /// Allocates, frees or zeroes a range.
+    pub fn fallocate(
+        self: &Arc<Self>,
+        caller: Caller,
+        (ino, handle): (u64, u64),
+        (offset, length): (u64, u64),
+        mode: i32,
+        done: Reply<()>,
+    ) {
+        let Some(file) = lock(&self.files).get(handle) else { return done(Err(Errno::EBADF)) };
+        let object = file.object;
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            if let Err(errno) = waited {
+                return done(Err(errno));
+            }
+            lock(&fs.tables).changed(ino);
+            fs.submit(caller, Fop::Fallocate { object, mode, offset, length }, move |fs, reply, asked| {
+                fs.learn(reply.attr.as_ref(), asked);
+                done(reply.result.map(|_| ()));
+            });
+        });
+    }
+
+    /// Finds data or a hole.
+    pub fn seek(self: &Arc<Self>, caller: Caller, (ino, handle): (u64, u64), at: (i64, i32), done: Reply<u64>) {
+        let Some(file) = lock(&self.files).get(handle) else { return done(Err(Errno::EBADF)) };
+        let Ok(offset) = u64::try_from(at.0) else { return done(Err(Errno::ENXIO)) };
+        let (object, whence) = (file.object, at.1);
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            if let Err(errno) = waited {
+                return done(Err(errno));
+            }
+            fs.submit(caller, Fop::Seek { object, offset, whence }, move |_, reply, _| {
+                done(match reply.result {
+                    Ok(Answer::Offset(found)) => Ok(found),
+                    Ok(_) => Err(Errno::EIO),
+                    Err(errno) => Err(errno),
+                });
+            });
+        });
+    }
+}

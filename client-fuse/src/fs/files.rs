@@ -1,0 +1,186 @@
+//! Opening, closing and flushing files.
+
+use super::{Fs, Opened, Reply, Told, lock};
+use crate::tables::Asked;
+use crate::tables::handles::OpenFile;
+use brickfs_client::volume::Caller;
+use brickfs_client::write_behind::Range;
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{Fop, FopReply, Making, ObjectRef};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A file to create, as the kernel asks for it.
+pub struct Creating<'a> {
+    /// The directory.
+    pub parent: u64,
+    /// The name.
+    pub name: &'a [u8],
+    /// Permission bits asked for.
+    pub perm: u32,
+    /// The process's umask.
+    pub umask: u32,
+    /// Flags of open(2).
+    pub flags: i32,
+}
+
+impl Fs {
+    /// Opens a file. What the brick counts as open already is opened without asking it.
+    pub fn open(self: &Arc<Self>, caller: Caller, ino: u64, flags: i32, done: Reply<Opened>) {
+        let object = match self.object(ino) {
+            Ok(object) => object,
+            Err(errno) => return done(Err(errno)),
+        };
+        let truncate = flags & libc::O_TRUNC != 0;
+        if !truncate && lock(&self.holds).open_again(&object.gfid) {
+            return done(Ok(self.opened(object, flags)));
+        }
+        if !self.has_room_to_open() {
+            return done(Err(Errno::ENFILE));
+        }
+        if !truncate {
+            return self.open_on_brick(caller, (ino, object), flags, done);
+        }
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| match waited {
+            Err(errno) => done(Err(errno)),
+            Ok(()) => {
+                lock(&fs.tables).changed(ino);
+                fs.open_on_brick(caller, (ino, object), flags, done);
+            }
+        });
+    }
+
+    fn open_on_brick(
+        self: &Arc<Self>,
+        caller: Caller,
+        (ino, object): (u64, ObjectRef),
+        flags: i32,
+        done: Reply<Opened>,
+    ) {
+        let truncate = flags & libc::O_TRUNC != 0;
+        let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
+        self.submit(caller, Fop::Open { object, truncate, writes }, move |fs, reply, asked| match reply.result {
+            Ok(_) => {
+                fs.learn(reply.attr.as_ref(), asked);
+                lock(&fs.holds).opened(object);
+                done(Ok(fs.opened(object, flags)));
+            }
+            Err(errno) => {
+                if errno == Errno::ESTALE {
+                    lock(&fs.tables).gone(ino);
+                }
+                done(Err(errno));
+            }
+        });
+    }
+
+    /// Whether another object may be open; ends the holds if not.
+    fn has_room_to_open(&self) -> bool {
+        let (has_room, idle) = {
+            let mut holds = lock(&self.holds);
+            let idle = if holds.has_room() { Vec::new() } else { holds.take_idle() };
+            (holds.has_room(), idle)
+        };
+        self.send_releases(idle);
+        has_room
+    }
+
+    fn opened(&self, object: ObjectRef, flags: i32) -> Opened {
+        let file = OpenFile::new(object, flags);
+        let is_read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        Opened { handle: lock(&self.files).open(file), file, is_read_only }
+    }
+
+    /// Makes a file, or opens the one that is there, and opens it.
+    pub fn create(self: &Arc<Self>, caller: Caller, creating: Creating<'_>, done: Reply<(Told, Opened)>) {
+        let Creating { parent, name, perm, umask, flags } = creating;
+        if !self.has_room_to_open() {
+            return done(Err(Errno::ENFILE));
+        }
+        let has = |flag: i32| flags & flag != 0;
+        let making = Making::File { open: true, exclusive: has(libc::O_EXCL), truncate: has(libc::O_TRUNC) };
+        self.make_with(caller, (parent, name), (making, perm, umask), move |fs, name, reply, asked| {
+            fs.created(caller, (parent, name), (reply, asked), flags, done);
+        });
+    }
+
+    fn created(
+        self: &Arc<Self>,
+        caller: Caller,
+        name: (u64, &[u8]),
+        (reply, asked): (FopReply, Asked),
+        flags: i32,
+        done: Reply<(Told, Opened)>,
+    ) {
+        let object = reply.attr.as_ref().map(|attr| ObjectRef { gfid: attr.gfid, home: attr.home });
+        let object = object.filter(|_| reply.result.is_ok());
+        if let Some(object) = object {
+            lock(&self.holds).opened(object);
+        }
+        let fs = self.clone();
+        let with_handle = move |told: Result<Told, Errno>| match (told, object) {
+            (Ok(told), Some(object)) => done(Ok((told, fs.opened(object, flags)))),
+            (Ok(_), None) => done(Err(Errno::EIO)),
+            (Err(errno), object) => {
+                if let Some(object) = object {
+                    fs.let_go(object);
+                }
+                done(Err(errno));
+            }
+        };
+        self.enter(caller, name, (reply, asked), Box::new(with_handle));
+    }
+
+    /// A descriptor is gone.
+    fn let_go(&self, object: ObjectRef) {
+        let due = lock(&self.holds).closed(&object.gfid, Instant::now());
+        self.send_releases(due);
+    }
+
+    /// A close: answered when what was written is on the brick, with the error that the descriptor has to
+    /// report.
+    pub fn flush(self: &Arc<Self>, caller: Caller, ino: u64, handle: u64, done: Reply<()>) {
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            done(match waited {
+                Ok(()) => lock(&fs.writes).take_error(handle).map_or(Ok(()), Err),
+                Err(errno) => Err(errno), // what the descriptor has to report stays with it
+            });
+        });
+    }
+
+    /// The last close of a descriptor.
+    pub fn release(self: &Arc<Self>, ino: u64, handle: u64) {
+        let Some(file) = lock(&self.files).close(handle) else { return };
+        self.after_writes(ino, Range::ALL, 0, move |fs, _| {
+            if let Some(errno) = lock(&fs.writes).forget_handle(ino, handle) {
+                tracing::error!(gfid = %file.object.gfid, "a write failed and nobody was left to be told: {errno}");
+            }
+            fs.let_go(file.object);
+        });
+    }
+
+    /// Makes durable what was written.
+    pub fn fsync(self: &Arc<Self>, caller: Caller, (ino, handle): (u64, u64), data_only: bool, done: Reply<()>) {
+        let Some(file) = lock(&self.files).get(handle) else { return done(Err(Errno::EBADF)) };
+        let object = file.object;
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            if let Err(errno) = waited {
+                return done(Err(errno));
+            }
+            let failed = lock(&fs.writes).take_error(handle);
+            fs.submit(caller, Fop::Fsync { object, data_only }, move |_, reply, _| {
+                done(failed.map_or(reply.result.map(|_| ()), Err));
+            });
+        });
+    }
+
+    /// Makes the names of a directory durable.
+    pub fn fsync_dir(self: &Arc<Self>, caller: Caller, ino: u64, data_only: bool, done: Reply<()>) {
+        match self.object(ino) {
+            Err(errno) => done(Err(errno)),
+            Ok(object) => self.submit(caller, Fop::Fsync { object, data_only }, move |_, reply, _| {
+                done(reply.result.map(|_| ()));
+            }),
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Write-behind as the kernel sees it (PROTOCOL 31, 32).
+
+use super::*;
+use brickfs_common::fop::RenameFlags;
+
+fn written(count: u32) -> FopReply {
+    FopReply { result: Ok(Answer::Written { count, offset: 0 }), ..done() }
+}
+
+#[test]
+fn a_write_is_answered_when_it_is_on_its_way_and_stat_waits_for_it() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    assert_eq!(rig.write(ino, handle, 0, b"hello").take(), Ok(5));
+    let stat = rig.get_attr(ino);
+    assert_eq!(rig.waiting(), ["Write"], "the question is not asked before the write is done");
+    rig.answer(written(5));
+    assert_eq!(rig.waiting(), ["GetAttr"]);
+    rig.answer(with(attr(7, Kind::File, 5)));
+    assert_eq!(stat.take().unwrap().attr.size, 5);
+    assert_eq!(rig.count_of("busy"), 0);
+}
+
+#[test]
+fn whatever_shows_or_changes_size_data_or_times_waits() {
+    let waits = |question: &dyn Fn(&Rig, u64, u64)| {
+        let rig = Rig::new();
+        let (ino, handle) = rig.open_file(7);
+        rig.write(ino, handle, 0, b"hello").take().unwrap();
+        question(&rig, ino, handle);
+        let before = rig.waiting();
+        rig.answer(written(5));
+        (before, rig.waiting())
+    };
+    let ask = |question: &dyn Fn(&Rig, u64, u64)| {
+        let (before, after) = waits(question);
+        assert_eq!(before, ["Write"]);
+        after
+    };
+    let set = Default::default();
+    assert_eq!(ask(&|r, i, _| drop(r.ask(|fs, a| fs.set_attr(ME, i, set, a)))), ["SetAttr"]);
+    assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.fsync(ME, (i, h), true, a)))), ["Fsync"]);
+    assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.seek(ME, (i, h), (0, libc::SEEK_DATA), a)))), ["Seek"]);
+    assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.fallocate(ME, (i, h), (0, 9), 0, a)))), ["Fallocate"]);
+    assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.read(ME, i, h, (4, 9), a)))), ["Read"]);
+    assert_eq!(ask(&|r, i, _| drop(r.ask(|fs, a| fs.link(ME, i, (ROOT, b"l"), a)))), ["Link"]);
+    assert_eq!(ask(&|r, i, _| drop(r.open(i, libc::O_TRUNC))), ["Open"]);
+    let flags = RenameFlags::default();
+    let rename = |from: &'static [u8], to: &'static [u8]| {
+        move |r: &Rig, _: u64, _: u64| drop(r.ask(|fs, a| fs.rename(ME, (ROOT, from), (ROOT, to), flags, a)))
+    };
+    assert_eq!(ask(&rename(b"file7", b"new")), ["Rename"], "what moves");
+    assert_eq!(ask(&rename(b"other", b"file7")), ["Rename"], "what is replaced");
+    assert_eq!(waits(&rename(b"other", b"new")).0, ["Write", "Rename"], "others do not wait");
+    assert_eq!(waits(&|r, i, h| drop(r.ask(|fs, a| fs.read(ME, i, h, (5, 9), a)))).0, ["Write", "Read"]);
+}
+
+#[test]
+fn a_close_waits_and_reports_an_error_once_on_each_descriptor() {
+    let rig = Rig::new();
+    let (ino, one) = rig.open_file(7);
+    let two = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
+    let idle = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
+    rig.write(ino, one, 0, b"1").take().unwrap();
+    rig.write(ino, two, 100, b"2").take().unwrap();
+    let closes = [one, two, idle].map(|handle| rig.ask(|fs, a| fs.flush(ME, ino, handle, a)));
+    assert!(closes.iter().all(|close| !close.is_there()));
+    rig.answer(refused(Errno::ENOSPC));
+    rig.answer(written(1));
+    let results = closes.map(|close| close.take());
+    assert_eq!(results, [Err(Errno::ENOSPC), Err(Errno::ENOSPC), Ok(())]);
+    for handle in [one, two] {
+        assert_eq!(rig.ask(|fs, a| fs.flush(ME, ino, handle, a)).take(), Ok(()));
+    }
+    assert_eq!(rig.fs.invalidations.next(), Some(ino), "the kernel's pages are wrong");
+}
+
+#[test]
+fn the_next_write_or_fsync_reports_it_too() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"1").take().unwrap();
+    rig.answer(refused(Errno::EIO));
+    assert_eq!(rig.write(ino, handle, 0, b"1").take(), Err(Errno::EIO));
+    assert!(rig.waiting().is_empty());
+    rig.write(ino, handle, 0, b"1").take().unwrap();
+    rig.answer(refused(Errno::ENOSPC));
+    let fsync = rig.ask(|fs, a| fs.fsync(ME, (ino, handle), false, a));
+    rig.answer(refused(Errno::EINTR));
+    assert_eq!(fsync.take(), Err(Errno::ENOSPC), "never hidden by another one");
+}
+
+#[test] // PROTOCOL 31
+fn appends_sync_writes_and_writeback_are_answered_with_their_result() {
+    for flags in [libc::O_APPEND, libc::O_DIRECT, libc::O_SYNC, libc::O_DSYNC] {
+        let rig = Rig::new();
+        let ino = rig.file(7);
+        let handle = rig.open_by_brick(ino, libc::O_RDWR | flags);
+        let write = rig.write(ino, handle, 0, b"hello");
+        assert!(!write.is_there());
+        rig.answer(refused(Errno::ENOSPC));
+        assert_eq!(write.take(), Err(Errno::ENOSPC));
+        let close = rig.ask(|fs, a| fs.flush(ME, ino, handle, a));
+        assert_eq!(close.take(), Ok(()), "reported already");
+    }
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    let page = Writing { ino, handle, offset: 0, data: b"page", kill_priv: false, is_writeback: true };
+    let write = rig.ask(|fs, a| fs.write(ME, page, a));
+    assert!(!write.is_there());
+    rig.answer(written(4));
+    assert_eq!(write.take(), Ok(4));
+}
+
+#[test]
+fn attributes_decided_before_an_own_write_are_never_told() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    let found = rig.look_up(ROOT, "file7");
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    rig.answer(with(attr(7, Kind::File, 0)));
+    assert!(!found.is_there(), "the size of before the write");
+    rig.answer(written(5));
+    rig.answer(with(attr(7, Kind::File, 5)));
+    assert_eq!(found.take().unwrap().attr.size, 5);
+    // What an unlink says of a file that is still being written is not kept either.
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    let unlink = rig.ask(|fs, a| fs.unlink(ME, ROOT, b"file7", a));
+    let write = lock(&rig.brick.calls).pop_front().unwrap();
+    rig.answer(with(attr(7, Kind::File, 5)));
+    unlink.take().unwrap();
+    write.1(written(5));
+    let stat = rig.get_attr(ino);
+    assert_eq!((stat.is_there(), rig.waiting()), (false, vec!["GetAttr".to_owned()]));
+}
+
+#[test]
+fn an_append_answers_the_stat_that_follows() {
+    let rig = Rig::new();
+    let ino = rig.file(7);
+    let handle = rig.open_by_brick(ino, libc::O_WRONLY | libc::O_APPEND);
+    let write = rig.write(ino, handle, 0, b"hello");
+    rig.answer(FopReply { attr: Some(attr(7, Kind::File, 5)), ..written(5) });
+    assert_eq!(write.take(), Ok(5));
+    assert_eq!(rig.get_attr(ino).take().unwrap().attr.size, 5);
+}
+
+#[test]
+fn the_last_close_leaves_nothing_behind() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    rig.fs.release(ino, handle);
+    assert_eq!(rig.count_of("files"), 0);
+    rig.answer(refused(Errno::EIO));
+    assert_eq!(lock(&rig.fs.writes).take_error(handle), None);
+    rig.fs.forget(ino, 1);
+    let due = std::time::Instant::now() + std::time::Duration::from_secs(2);
+    rig.fs.tick(due);
+    assert_eq!(rig.waiting(), ["Release"]);
+    assert_eq!(rig.fs.counts().iter().map(|(_, count)| count).sum::<usize>(), 1, "the root alone");
+}

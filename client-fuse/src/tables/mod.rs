@@ -1,0 +1,251 @@
+//! What this mount remembers between the kernel's questions: the inodes that the kernel knows, their names,
+//! attributes that replies carried, and directories whose names are all known. No I/O; the clock comes in.
+//!
+//! What may be told to the kernel: attributes that were decided after the mount's own last change of the
+//! object, and never older ones than the kernel has been told. Both are kept apart by a count of own
+//! changes (`Asked::clock`) and by ctime, which the home never sets back. What is told holds for the time
+//! that is left of its second, counted from when the question was asked: two mounts differ by no more.
+
+mod attrs;
+pub mod handles;
+pub mod holds;
+mod inodes;
+mod known_dirs;
+mod names;
+
+use attrs::AttrCache;
+use brickfs_common::attr::{Attr, Kind};
+use brickfs_common::fop::ObjectRef;
+use brickfs_common::ids::Gfid;
+use inodes::InodeTable;
+use known_dirs::KnownDirs;
+pub use known_dirs::Outcome;
+use names::Dentries;
+pub use names::DentryKey;
+use std::time::{Duration, Instant};
+
+/// When a question was asked: what its answer says held at that time or later.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    clock: u64,
+    /// By the wall.
+    pub at: Instant,
+}
+
+/// See the module.
+pub struct Tables {
+    inodes: InodeTable,
+    attrs: AttrCache,
+    dentries: Dentries,
+    known: KnownDirs,
+    /// Counts own changes of objects.
+    clock: u64,
+    ttl: Duration,
+}
+
+impl Tables {
+    /// Tables with the root alone. What replies say holds for `ttl`; zero: nothing is answered here.
+    pub fn new(root: ObjectRef, ttl: Duration) -> Tables {
+        Tables {
+            inodes: InodeTable::new(root),
+            attrs: AttrCache::default(),
+            dentries: Dentries::default(),
+            known: KnownDirs::new(ttl),
+            clock: 0,
+            ttl,
+        }
+    }
+
+    /// The stamp of a question asked now.
+    pub fn asked(&self, now: Instant) -> Asked {
+        Asked { clock: self.clock, at: now }
+    }
+
+    /// For how long what was answered to a question still holds.
+    pub fn remaining(&self, asked: Asked, now: Instant) -> Duration {
+        self.ttl.saturating_sub(now.saturating_duration_since(asked.at))
+    }
+
+    /// The object of a number that the kernel knows.
+    pub fn object(&self, ino: u64) -> Option<ObjectRef> {
+        self.inodes.get(ino).map(|inode| inode.object)
+    }
+
+    /// The number that this mount shows for an object, whether or not the kernel knows it.
+    pub fn ino(&self, gfid: &Gfid) -> u64 {
+        self.inodes.ino(gfid)
+    }
+
+    /// The key of a name in a directory.
+    pub fn key(&self, parent: u64, name: &[u8]) -> DentryKey {
+        self.dentries.key(parent, name)
+    }
+
+    /// The object that the kernel was last told a name leads to.
+    pub fn find(&self, key: DentryKey) -> Option<u64> {
+        self.dentries.get(key)
+    }
+
+    /// Whether an inode may have names that are not known here.
+    pub fn is_linked(&self, ino: u64) -> bool {
+        self.inodes.get(ino).is_none_or(|inode| inode.is_linked)
+    }
+
+    /// Whether attributes may be told to the kernel.
+    pub fn is_current(&self, attr: &Attr, asked: Asked) -> bool {
+        let inode = self.inodes.get(self.ino(&attr.gfid));
+        inode.is_none_or(|inode| inode.changed_at <= asked.clock && inode.is_newest(attr.ctime))
+    }
+
+    /// The kernel is told that a name leads to an object: counts its lookup. Answers the number.
+    pub fn enter(&mut self, key: DentryKey, attr: &Attr, asked: Asked) -> u64 {
+        let ino = self.inodes.count_lookup(ObjectRef { gfid: attr.gfid, home: attr.home });
+        self.inodes.learn(ino, attr, asked);
+        self.put_name(key, ino);
+        ino
+    }
+
+    /// The kernel is told of an object without attributes: counts its lookup. Answers the number.
+    pub fn enter_bare(&mut self, object: ObjectRef) -> u64 {
+        self.inodes.count_lookup(object)
+    }
+
+    fn put_name(&mut self, key: DentryKey, ino: u64) {
+        if let Some(old) = self.inodes.get_mut(ino).and_then(|inode| inode.set_name(Some(key)))
+            && old != key
+        {
+            self.dentries.remove(old, ino);
+        }
+        self.dentries.put(key, ino);
+    }
+
+    /// Keeps attributes that a reply carried beside its answer, so that the kernel's next question is
+    /// answered here.
+    pub fn learn(&mut self, attr: &Attr, asked: Asked) {
+        let ino = self.ino(&attr.gfid);
+        let Some(inode) = self.inodes.get(ino) else { return };
+        if inode.changed_at > asked.clock || !inode.is_newest(attr.ctime) {
+            return;
+        }
+        // A file may change through a name that is not known here.
+        let may_keep = attr.kind == Kind::Directory || (attr.nlink == 1 && inode.name().is_some());
+        self.inodes.learn(ino, attr, asked);
+        if may_keep {
+            self.attrs.keep(ino, attr, asked.at + self.ttl, self.ttl);
+        } else {
+            self.attrs.remove(ino);
+        }
+    }
+
+    /// Attributes that still hold, and for how long.
+    pub fn fresh_attr(&self, ino: u64, now: Instant) -> Option<(&Attr, Duration)> {
+        self.attrs.get(ino, now)
+    }
+
+    /// This mount is about to change an object, or has just been told that a change was made: whatever is
+    /// known of its attributes no longer holds.
+    pub fn changed(&mut self, ino: u64) {
+        self.clock += 1;
+        self.attrs.remove(ino);
+        if let Some(inode) = self.inodes.get_mut(ino) {
+            inode.change(self.clock);
+        }
+    }
+
+    /// Drops what is known of an object that turned out to be gone, so that its names are looked up again.
+    pub fn gone(&mut self, ino: u64) {
+        self.changed(ino);
+        self.known.forget(ino);
+        if let Some(key) = self.inodes.get(ino).and_then(|inode| inode.name()) {
+            self.known.forget(key.parent);
+        }
+    }
+
+    /// Whether an object is known to lack an extended attribute.
+    pub fn lacks_xattr(&self, ino: u64, name: &[u8], now: Instant) -> bool {
+        let (lacks_capability, lacks_acl) = self.inodes.lacks(ino, now, self.ttl);
+        match name {
+            b"security.capability" => lacks_capability,
+            b"system.posix_acl_access" | b"system.posix_acl_default" => lacks_acl,
+            _ => false,
+        }
+    }
+
+    /// Whether a directory is known to lack a name.
+    pub fn lacks_name(&self, key: DentryKey, now: Instant) -> bool {
+        self.known.lacks(key, now)
+    }
+
+    /// A change of names in a directory is about to be sent; `adds` a name that may exist from now on.
+    pub fn begin_change(&mut self, parent: u64, adds: Option<DentryKey>) {
+        self.known.begin(parent, adds);
+    }
+
+    /// It was answered: `attr` is the directory's, `removes` a name that is gone if it succeeded.
+    pub fn end_change(&mut self, parent: u64, outcome: Outcome, adds: Option<DentryKey>, removes: Option<DentryKey>) {
+        self.known.end(parent, outcome, adds, removes);
+    }
+
+    /// A reply has said how a directory is, without a change of ours.
+    pub fn saw_directory(&mut self, attr: &Attr, asked: Asked) {
+        let ino = self.ino(&attr.gfid);
+        self.known.saw(ino, attr.change, asked.at);
+        self.learn(attr, asked);
+    }
+
+    /// A name was found that may contradict what is known of its directory.
+    pub fn saw_name(&mut self, key: DentryKey) {
+        self.known.saw_name(key);
+    }
+
+    /// This mount has made a directory: all its names are known, there are none.
+    pub fn made_directory(&mut self, ino: u64, change: u64, asked: Asked, session: u64) {
+        self.known.made(ino, change, asked.at, session);
+    }
+
+    /// The number of the newest session: what was known of names in an earlier one may have changed.
+    pub fn in_session(&mut self, session: u64) {
+        self.known.in_session(session);
+    }
+
+    /// A name leads nowhere any more.
+    pub fn unname(&mut self, key: DentryKey) {
+        if let Some(ino) = self.dentries.take(key)
+            && let Some(inode) = self.inodes.get_mut(ino)
+            && inode.name() == Some(key)
+        {
+            inode.set_name(None);
+        }
+    }
+
+    /// Names after a rename, or with `exchanges` after both changed places.
+    pub fn renamed(&mut self, old: DentryKey, new: DentryKey, exchanges: bool) {
+        let (source, target) = (self.find(old), self.find(new));
+        self.unname(old);
+        self.unname(new);
+        if let Some(source) = source {
+            self.put_name(new, source);
+        }
+        if let Some(target) = target.filter(|_| exchanges) {
+            self.put_name(old, target);
+        }
+    }
+
+    /// The kernel forgets `count` lookups of an object.
+    pub fn forget(&mut self, ino: u64, count: u64) {
+        let Some(inode) = self.inodes.forget(ino, count) else { return };
+        self.attrs.remove(ino);
+        self.known.forget(ino);
+        if let Some(key) = inode.name() {
+            self.dentries.remove(key, ino);
+        }
+    }
+
+    /// Objects, names, kept attributes and names of known directories, for the log and tests.
+    pub fn counts(&self) -> [usize; 4] {
+        [self.inodes.len(), self.dentries.len(), self.attrs.len(), self.known.name_count()]
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! What the callers of a volume and its session thread share: the calls that wait, the map, the stream.
+//!
+//! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
+//! reply is handed out while either is held.
+
+use crate::opens::{OpenEffect, Opens};
+use crate::pending::{Done, PendingCall, PendingTable};
+use crate::polling::Activity;
+use crate::signals;
+use crate::volume::{Caller, ConnectError, ConnectOptions};
+use brickfs_common::cluster::map::VolumeMap;
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION, Welcome};
+use brickfs_common::ids::{ClientId, SetId};
+use brickfs_proto::convert::fops::call_to_wire;
+use brickfs_proto::v1;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// Most calls that wait for answers; above it a call fails at once.
+const PENDING_MAX: usize = 65536;
+/// A thread that has waited this long is looked after: it may have been sent a signal.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Threads looked at in one tick: each costs two reads of /proc, some 50 us together.
+const LOOKS_MAX: usize = 512;
+
+#[derive(Default)]
+struct State {
+    pending: PendingTable,
+    opens: Opens,
+    sender: Option<UnboundedSender<v1::Call>>,
+    /// Why there is no session.
+    trouble: String,
+    last_sent: Option<Instant>,
+    is_shut_down: bool,
+}
+
+/// Called on the session's thread several times a second; must not block.
+pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
+
+/// See the file's head.
+pub struct Shared {
+    pub(crate) options: ConnectOptions,
+    pub(crate) stop: Notify,
+    pub(crate) activity: Activity,
+    client: ClientId,
+    map: RwLock<Option<Arc<VolumeMap>>>,
+    state: Mutex<State>,
+    session: AtomicU64,
+    ticks: AtomicU64,
+    on_tick: OnceLock<OnTick>,
+}
+
+impl Shared {
+    pub(crate) fn new(options: ConnectOptions) -> Shared {
+        Shared {
+            options,
+            stop: Notify::new(),
+            activity: Activity::new(),
+            client: ClientId(rand::random()),
+            map: RwLock::new(None),
+            state: Mutex::new(State::default()),
+            session: AtomicU64::new(0),
+            ticks: AtomicU64::new(0),
+            on_tick: OnceLock::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn known_map(&self) -> Option<Arc<VolumeMap>> {
+        self.map.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Number of the newest session.
+    pub(crate) fn session(&self) -> u64 {
+        self.session.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_on_tick(&self, on_tick: OnTick) {
+        // A second one is not taken: the volume has one user.
+        self.on_tick.set(on_tick).ok();
+    }
+
+    pub(crate) fn shut_down(&self) {
+        self.lock().is_shut_down = true;
+        self.stop.notify_one();
+    }
+
+    /// The next greeting: one session number higher, with all that is open.
+    pub(crate) fn hello(&self) -> v1::Call {
+        let map = self.known_map();
+        let mut state = self.lock();
+        Hello {
+            protocol_min: PROTOCOL_VERSION,
+            protocol_max: PROTOCOL_VERSION,
+            features: 0,
+            cluster: map.as_ref().map(|map| map.cluster),
+            volume: self.options.volume.clone(),
+            volume_id: map.as_ref().map(|map| map.id),
+            client: self.client,
+            session: self.session.fetch_add(1, Ordering::AcqRel) + 1,
+            open_objects: state.opens.announce(),
+            lowest_unanswered: state.pending.lowest_unanswered(),
+        }
+        .into()
+    }
+
+    pub(crate) fn welcomed(&self, welcome: &Welcome) -> Result<(), ConnectError> {
+        let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(map));
+        Ok(())
+    }
+
+    /// Sends all that waits again, in order, and lets new calls follow.
+    pub(crate) fn resume(&self, sender: &UnboundedSender<v1::Call>) {
+        let mut state = self.lock();
+        for call in state.pending.resend() {
+            sender.send(call.clone()).ok();
+        }
+        state.sender = Some(sender.clone());
+        state.trouble.clear();
+    }
+
+    /// There is no session, and why.
+    pub(crate) fn lost_session(&self, trouble: String) {
+        let mut state = self.lock();
+        state.sender = None;
+        state.trouble = trouble;
+    }
+
+    /// Hands a reply to who waits for it.
+    pub(crate) fn finish(self: &Arc<Self>, reply: FopReply) {
+        let mut state = self.lock();
+        match state.pending.take(reply.request) {
+            Some(pending) => {
+                state.opens.answered(pending.open_effect, &reply);
+                drop(state);
+                (pending.done)(reply);
+            }
+            None => {
+                let opened = state.opens.answered_late(&reply);
+                drop(state);
+                if let Some(object) = opened {
+                    let fop = Fop::Release { object };
+                    self.submit_to(object.home, Caller::default(), fop, Box::new(|_| ()));
+                }
+            }
+        }
+    }
+
+    /// Fails all calls.
+    pub(crate) fn fail_all(&self) {
+        let all = self.lock().pending.take_all();
+        for pending in all {
+            let request = pending.call.request;
+            (pending.done)(FopReply::failed(request, Errno::EIO));
+        }
+    }
+
+    /// Looks after the calls that have waited long, keeps the lease, and lets the volume's user do the same.
+    pub(crate) fn tick(self: &Arc<Self>, now: Instant, lease: Duration) {
+        self.expire(now);
+        self.interrupt(now);
+        self.renew(now, lease);
+        if let Some(on_tick) = self.on_tick.get() {
+            on_tick(now);
+        }
+    }
+
+    /// Fails the calls that have waited too long.
+    fn expire(&self, now: Instant) {
+        let (expired, trouble) = {
+            let mut state = self.lock();
+            let expired = state.pending.take_expired(now);
+            abandon(&mut state, &expired);
+            (expired, state.trouble.clone())
+        };
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        for pending in &expired {
+            *counts.entry(pending.call.set).or_default() += 1;
+        }
+        let reason = if trouble.is_empty() { "connected, but no answer came in time" } else { &trouble };
+        for (set, calls) in counts {
+            tracing::warn!(volume = %self.options.volume, set, calls, "operations failed with EIO: {reason}");
+        }
+        answer_all(expired, Errno::EIO);
+    }
+
+    /// Gives up the calls whose threads have a signal to act on. Such a call may have run, or run later:
+    /// who is interrupted does not know, as after any interrupted system call.
+    fn interrupt(&self, now: Instant) {
+        let Some(before) = now.checked_sub(PATIENCE) else { return };
+        let waiting: Vec<u32> = self.lock().pending.waiting_pids(before).into_iter().collect();
+        if waiting.is_empty() {
+            return;
+        }
+        let turn = self.ticks.fetch_add(1, Ordering::Relaxed) as usize * LOOKS_MAX % waiting.len();
+        let looked_at = waiting.iter().cycle().skip(turn).take(waiting.len().min(LOOKS_MAX));
+        let interrupted: Vec<u32> = looked_at.copied().filter(|pid| signals::is_interrupted(*pid)).collect();
+        if interrupted.is_empty() {
+            return;
+        }
+        let taken = {
+            let mut state = self.lock();
+            let taken = state.pending.take_of(&interrupted, before);
+            abandon(&mut state, &taken);
+            taken
+        };
+        answer_all(taken, Errno::EINTR);
+    }
+
+    /// Any message keeps the client's lease; a silent client sends one.
+    fn renew(self: &Arc<Self>, now: Instant, lease: Duration) {
+        let is_due = {
+            let state = self.lock();
+            let silent = state.last_sent.is_none_or(|at| now.saturating_duration_since(at) > lease / 3);
+            silent && state.sender.is_some()
+        };
+        if is_due {
+            self.submit_to(SetId(0), Caller::default(), Fop::Renew, Box::new(|_| ()));
+        }
+    }
+
+    /// Numbers, keeps and sends a call to the set that it belongs to.
+    pub(crate) fn submit(&self, caller: Caller, fop: Fop, done: Done) {
+        let (set, placed) = {
+            let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+            let set = map.as_ref().map_or(SetId(0), |map| choose_set(map, &fop));
+            (set, placed_by(map.as_deref(), set))
+        };
+        self.send(set, placed, caller, fop, done);
+    }
+
+    /// Numbers, keeps and sends a call to a set.
+    pub(crate) fn submit_to(&self, set: SetId, caller: Caller, fop: Fop, done: Done) {
+        let placed = {
+            let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
+            placed_by(map.as_deref(), set)
+        };
+        self.send(set, placed, caller, fop, done);
+    }
+
+    /// The order of numbers is the order on the stream.
+    fn send(&self, set: SetId, (generation, epoch): (u64, u64), caller: Caller, fop: Fop, done: Done) {
+        let open_effect = OpenEffect::of(&fop);
+        // A release is owed for as long as it takes: given up, the object would stay open on the server.
+        let timeout = self.options.timeout.filter(|_| !matches!(open_effect, OpenEffect::Releases(_)));
+        let since = Instant::now();
+        let mut state = self.lock();
+        if state.is_shut_down || state.pending.len() >= PENDING_MAX {
+            drop(state);
+            return done(FopReply::failed(0, Errno::EIO));
+        }
+        let (request, lowest_unanswered) = state.pending.next_numbers();
+        let header = CallHeader {
+            request,
+            lowest_unanswered,
+            set: set.0,
+            generation,
+            epoch,
+            deadline_ms: timeout.map_or(0, |t| t.as_millis() as u32),
+            uid: caller.uid,
+            gid: caller.gid,
+            fence: 0,
+        };
+        let call = call_to_wire(&header, fop);
+        if let Some(sender) = &state.sender {
+            sender.send(call.clone()).ok();
+        }
+        state.last_sent = Some(since);
+        let deadline = timeout.map(|t| since + t);
+        state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect });
+    }
+}
+
+fn abandon(state: &mut State, given_up: &[PendingCall]) {
+    for pending in given_up {
+        state.opens.abandon(pending.call.request, pending.open_effect);
+    }
+}
+
+fn answer_all(calls: Vec<PendingCall>, errno: Errno) {
+    for pending in calls {
+        let request = pending.call.request;
+        (pending.done)(FopReply::failed(request, errno));
+    }
+}
+
+/// Generation and epoch that a call to the set carries.
+fn placed_by(map: Option<&VolumeMap>, set: SetId) -> (u64, u64) {
+    map.map_or((0, 0), |map| (map.layout.generation, map.sets.get(usize::from(set.0)).map_or(0, |s| s.epoch)))
+}
+
+/// The set that an operation belongs to: the dentry set of a name, else the home of the object.
+fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
+    let home = |object: &ObjectRef| object.home;
+    match fop {
+        Fop::Lookup { parent, name }
+        | Fop::Make { parent, name, .. }
+        | Fop::Unlink { parent, name }
+        | Fop::Rmdir { parent, name }
+        | Fop::Rename { parent, name, .. } => map.layout.dentry_set(&parent.gfid, name),
+        Fop::GetAttr { object }
+        | Fop::SetAttr { object, .. }
+        | Fop::ReadLink { object }
+        | Fop::Link { object, .. }
+        | Fop::Open { object, .. }
+        | Fop::Release { object }
+        | Fop::Read { object, .. }
+        | Fop::Write { object, .. }
+        | Fop::Fallocate { object, .. }
+        | Fop::Seek { object, .. }
+        | Fop::Fsync { object, .. }
+        | Fop::SetXattr { object, .. }
+        | Fop::GetXattr { object, .. }
+        | Fop::ListXattr { object }
+        | Fop::RemoveXattr { object, .. } => home(object),
+        Fop::ReadDir { directory, .. } => home(directory),
+        Fop::StatFs | Fop::Renew => SetId(0),
+    }
+}

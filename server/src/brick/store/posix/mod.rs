@@ -1,0 +1,644 @@
+//! The POSIX store of one brick: ordinary files at ordinary paths, ours below `.brickfs`.
+//!
+//! - a file's handle is a hard link `handles/aa/bb/<gfid>`, `aabb` being the gfid's first two bytes;
+//!   a directory's is a symlink `handles/aa/bb/<gfid>.d` with the text `<parent gfid>/<name>`;
+//! - `claims/<parent gfid>/<name>` is a symlink with the text `<gfid>@<home set>`;
+//! - `orphans/<gfid>` is the last link of a file that only open handles keep;
+//! - `pending/<tx>-<part>` and `commits/<tx>` are symlinks whose text is a record, see `records`;
+//! - `parked/<tx>-<index>` is what a transaction took away and may have to give back;
+//! - `clients/<client id>` is a symlink for each client that may have something open;
+//! - `limbo/<gfid>` is the copy of a directory whose physical name another one needed.
+//!
+//! This file finds and reads; `apply` changes objects and names, `transactions` what lies between sets,
+//! `redo` finishes what a crash cut.
+
+mod apply;
+mod records;
+mod redo;
+mod transactions;
+
+use super::{BrickStore, PendingPart, Space};
+use crate::brick::effect::{Claim, Effect, Participant, Stamp, Step};
+use crate::brick::format::DOT_DIR;
+use crate::brick::log::EffectLog;
+use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_LEN_MAX, META_XATTR, Meta, MetaError};
+use apply::DEFAULT_ACL;
+use brickfs_common::attr::{Attr, Kind, Timestamp};
+use brickfs_common::errno::Errno;
+use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
+use lru::LruCache;
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Open descriptors of directories kept for reuse.
+const DIR_CACHE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Open descriptors of files kept for reuse.
+const FILE_CACHE: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
+/// Records of objects kept in memory.
+const META_CACHE: NonZeroUsize = NonZeroUsize::new(65536).expect("not zero");
+/// Lines about damage that are kept for `volume status`.
+const DAMAGE_LINES_MAX: usize = 100;
+/// Directories that are shown above a name in a message.
+const SHOWN_DEPTH_MAX: usize = 64;
+/// Objects that get the same two first gfid bytes before the next handle directory is used.
+const BUCKET_OBJECTS: u32 = 512;
+/// Longest value, and longest list of names, of extended attributes (XATTR_SIZE_MAX, XATTR_LIST_MAX).
+const XATTR_VALUE_MAX: usize = 65536;
+
+/// A rustix error as ours.
+pub fn errno(error: rustix::io::Errno) -> Errno {
+    Errno(error.raw_os_error())
+}
+
+/// The POSIX store of one brick.
+pub struct PosixStore {
+    /// The set that this brick serves.
+    pub set: SetId,
+    /// The brick directory, for messages.
+    pub path: PathBuf,
+    /// Device number of the brick's file system: bricks of one device share journal and power loss.
+    pub device: u64,
+    /// What was found damaged, newest last.
+    pub damage: Vec<String>,
+    log: EffectLog,
+    root: Arc<OwnedFd>,
+    handles: OwnedFd,
+    orphans: OwnedFd,
+    claims: OwnedFd,
+    limbo: OwnedFd,
+    tmp: OwnedFd,
+    pending: OwnedFd,
+    commits: OwnedFd,
+    parked: OwnedFd,
+    clients: OwnedFd,
+    /// How many links of a file are parked: they are not names.
+    parked_links: HashMap<Gfid, u32>,
+    dirs: LruCache<Gfid, Arc<OwnedFd>>,
+    files: LruCache<Gfid, Arc<OwnedFd>>,
+    metas: LruCache<Gfid, Meta>,
+    changes: LruCache<Gfid, u64>,
+    changes_count: u64,
+    made_buckets: HashSet<[u8; 2]>,
+    bucket: ([u8; 2], u32),
+}
+
+/// Relative path of an object's handle below `handles`.
+fn handle_path(gfid: &Gfid) -> String {
+    format!("{:02x}/{:02x}/{}", gfid.0[0], gfid.0[1], gfid.hex())
+}
+
+/// Relative path of a directory's handle: another name than a file's, since the handle of a symbolic
+/// link is a symlink too, with a text that a user chose.
+fn dir_handle_path(gfid: &Gfid) -> String {
+    format!("{}.d", handle_path(gfid))
+}
+
+/// Relative path of a claim below `claims`.
+fn claim_path(parent: &Gfid, name: &[u8]) -> Vec<u8> {
+    let mut path = parent.hex().into_bytes();
+    path.push(b'/');
+    path.extend_from_slice(name);
+    path
+}
+
+/// A path through /proc that names an entry of an open directory, for calls without an `at` form.
+fn proc_path(dir: BorrowedFd<'_>, name: &[u8]) -> Vec<u8> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name);
+    path
+}
+
+/// Opens an entry of a directory, whatever a hand has put in its way: no link is followed, no other file
+/// system is entered.
+fn open_beneath(at: BorrowedFd<'_>, path: impl rustix::path::Arg, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve =
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
+    rustix::fs::openat2(at, path, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty(), resolve).map_err(errno)
+}
+
+fn open_dir(at: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
+    open_beneath(at, name, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+impl PosixStore {
+    /// Opens the brick's directories around an open log.
+    pub fn open(path: &Path, set: SetId, log: EffectLog) -> Result<PosixStore, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(errno)?;
+        let dot = open_dir(root.as_fd(), DOT_DIR.as_bytes())?;
+        let sub = |name: &[u8]| open_dir(dot.as_fd(), name);
+        let device = rustix::fs::fstat(&root).map_err(errno)?.st_dev;
+        let mut store = PosixStore {
+            set,
+            path: path.to_owned(),
+            device,
+            log,
+            damage: Vec::new(),
+            pending: sub(b"pending")?,
+            commits: sub(b"commits")?,
+            parked: sub(b"parked")?,
+            clients: sub(b"clients")?,
+            parked_links: HashMap::new(),
+            handles: sub(b"handles")?,
+            orphans: sub(b"orphans")?,
+            claims: sub(b"claims")?,
+            limbo: sub(b"limbo")?,
+            tmp: sub(b"tmp")?,
+            root: Arc::new(root),
+            dirs: LruCache::new(DIR_CACHE),
+            files: LruCache::new(FILE_CACHE),
+            metas: LruCache::new(META_CACHE),
+            changes: LruCache::new(META_CACHE),
+            changes_count: 0,
+            made_buckets: HashSet::new(),
+            bucket: (rand::random(), 0),
+        };
+        store.count_parked_links()?;
+        Ok(store)
+    }
+
+    /// The brick's root directory.
+    pub fn root_fd(&self) -> Arc<OwnedFd> {
+        self.root.clone()
+    }
+
+    /// An open descriptor of a directory: ENOENT if this brick has none of that gfid.
+    pub fn dir(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
+        if *gfid == Gfid::ROOT {
+            return Ok(self.root.clone());
+        }
+        if let Some(fd) = self.dirs.get(gfid) {
+            return Ok(fd.clone());
+        }
+        let (parent, name) = self.dir_place(gfid)?.ok_or(Errno::ENOENT)?;
+        let fd = if parent == limbo_gfid() {
+            open_dir(self.limbo.as_fd(), &name)?
+        } else {
+            let parent_fd = self.dir(&parent)?;
+            open_dir(parent_fd.as_fd(), &name)?
+        };
+        let meta = read_meta_of_dir(fd.as_fd())?;
+        if meta.gfid != *gfid {
+            self.report_damage(format!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid));
+            return Err(Errno::EIO);
+        }
+        let fd = Arc::new(fd);
+        self.metas.put(*gfid, meta);
+        self.dirs.put(*gfid, fd.clone());
+        Ok(fd)
+    }
+
+    /// A directory of ours or of the volume as the physical parent of an entry.
+    fn physical_dir(&mut self, parent: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
+        if *parent == limbo_gfid() {
+            return Ok(Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?));
+        }
+        self.dir(parent)
+    }
+
+    fn read_meta_at(&self, path: &[u8]) -> Result<Option<Meta>, ReadError> {
+        let mut bytes = [0u8; META_LEN_MAX];
+        let problem = match rustix::fs::lgetxattr(path, META_XATTR, &mut bytes[..]) {
+            Ok(n) => match Meta::decode(&bytes[..n]) {
+                Ok(meta) => return Ok(Some(meta)),
+                Err(error @ (MetaError::Damaged | MetaError::Newer(_))) => error.to_string(),
+            },
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(rustix::io::Errno::NODATA) => "it has no record of ours".to_owned(),
+            Err(rustix::io::Errno::RANGE) => "the record is damaged".to_owned(),
+            Err(error) => return Err(ReadError::Errno(errno(error))),
+        };
+        Err(ReadError::Damaged(problem))
+    }
+
+    /// The record of a file by a handle or another path of ours.
+    fn read_meta_of(&mut self, gfid: &Gfid, path: &[u8]) -> Result<Option<Meta>, Errno> {
+        self.read_meta_at(path).map_err(|error| match error {
+            ReadError::Errno(error) => error,
+            ReadError::Damaged(problem) => {
+                self.report_damage(format!("object {gfid}: {problem}"));
+                Errno::EIO
+            }
+        })
+    }
+
+    /// A directory whose handle a power loss left behind its name gets its handle back.
+    fn heal_dir_handle(&mut self, meta: &Meta, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
+        if meta.kind != Kind::Directory || self.dirs.contains(&meta.gfid) {
+            return Ok(());
+        }
+        let is_whole = self.dir_place(&meta.gfid)?.is_some_and(|(p, n)| p == *parent && n == name);
+        if is_whole {
+            return Ok(());
+        }
+        tracing::warn!(brick = %self.path.display(), gfid = %meta.gfid, "the handle of a directory was missing");
+        self.put_dir_handle(&meta.gfid, parent, name)
+    }
+
+    /// stat(2) of an object of this brick.
+    fn stat_raw(&mut self, gfid: &Gfid, meta: &Meta) -> Result<Stat, Errno> {
+        if meta.kind == Kind::Directory {
+            let dir = self.dir(gfid)?;
+            return rustix::fs::fstat(&*dir).map_err(errno);
+        }
+        if let Some(fd) = self.files.get(gfid) {
+            return rustix::fs::fstat(&**fd).map_err(errno);
+        }
+        match rustix::fs::statat(&self.handles, handle_path(gfid), AtFlags::SYMLINK_NOFOLLOW) {
+            Err(rustix::io::Errno::NOENT) => {
+                rustix::fs::statat(&self.orphans, gfid.hex(), AtFlags::SYMLINK_NOFOLLOW).map_err(gone)
+            }
+            other => other.map_err(errno),
+        }
+    }
+
+    /// The counter of entry changes of a directory: it has never been lower in this process.
+    fn change(&mut self, gfid: &Gfid) -> u64 {
+        let seed = self.changes_count;
+        *self.changes.get_or_insert(*gfid, || seed)
+    }
+
+    fn count_change(&mut self, gfid: &Gfid) {
+        self.changes_count += 1;
+        self.changes.put(*gfid, self.changes_count);
+    }
+
+    /// An open descriptor of a regular file, for reading and writing. Reading through it does not change
+    /// the access time: the volume's option decides that, not how the brick's disk is mounted.
+    pub fn file(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
+        if let Some(fd) = self.files.get(gfid) {
+            return Ok(fd.clone());
+        }
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOATIME;
+        let fd = match open_beneath(self.handles.as_fd(), handle_path(gfid), flags) {
+            Err(Errno::ENOENT) => match open_beneath(self.orphans.as_fd(), gfid.hex(), flags) {
+                Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+                other => other?,
+            },
+            other => other?,
+        };
+        let fd = Arc::new(fd);
+        self.files.put(*gfid, fd.clone());
+        Ok(fd)
+    }
+
+    /// The path by which xattr calls reach an object.
+    fn object_path(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
+        let meta = self.meta(gfid)?;
+        if meta.kind == Kind::Directory {
+            let dir = self.dir(gfid)?;
+            return Ok(proc_path(dir.as_fd(), b"."));
+        }
+        let path = handle_path(gfid);
+        match rustix::fs::statat(&self.handles, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(proc_path(self.handles.as_fd(), path.as_bytes())),
+            Err(_) => Ok(proc_path(self.orphans.as_fd(), gfid.hex().as_bytes())),
+        }
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&mut self, gfid: &Gfid, name: &[u8]) -> Result<Vec<u8>, Errno> {
+        let path = self.object_path(gfid)?;
+        let mut value = vec![0u8; XATTR_VALUE_MAX];
+        let n = rustix::fs::lgetxattr(path, name, &mut value[..]).map_err(errno)?;
+        value.truncate(n);
+        Ok(value)
+    }
+
+    /// Names of extended attributes, each with a NUL behind it, ours left out.
+    pub fn xattr_names(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
+        let path = self.object_path(gfid)?;
+        let mut names = vec![0u8; XATTR_VALUE_MAX];
+        let n = rustix::fs::llistxattr(path, &mut names[..]).map_err(errno)?;
+        let shown = names[..n]
+            .split_inclusive(|b| *b == 0)
+            .filter(|name| !name.starts_with(brickfs_common::name::RESERVED_XATTR_PREFIX))
+            .flatten()
+            .copied()
+            .collect();
+        Ok(shown)
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
+        let meta = self.meta(gfid)?;
+        if meta.kind != Kind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let target = match rustix::fs::readlinkat(&self.handles, handle_path(gfid), Vec::new()) {
+            Err(rustix::io::Errno::NOENT) => rustix::fs::readlinkat(&self.orphans, gfid.hex(), Vec::new()),
+            other => other,
+        };
+        Ok(target.map_err(errno)?.into_bytes())
+    }
+
+    /// Remembers that a client may have something open here, for whoever serves this brick next.
+    pub fn note_client(&self, id: &ClientId) -> Result<(), Errno> {
+        apply::unless(rustix::fs::symlinkat(b"1".as_slice(), &self.clients, id.hex()), rustix::io::Errno::EXIST)
+    }
+
+    /// The client's lease has ended.
+    pub fn forget_client(&self, id: &ClientId) -> Result<(), Errno> {
+        apply::unless(rustix::fs::unlinkat(&self.clients, id.hex(), AtFlags::empty()), rustix::io::Errno::NOENT)
+    }
+
+    /// Clients that earlier processes have served and not seen end.
+    pub fn noted_clients(&self) -> Result<Vec<ClientId>, Errno> {
+        let names = self.own_names(self.clients.as_fd())?;
+        Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok()).collect())
+    }
+
+    /// The names in one of our own directories.
+    fn own_names(&self, dir: BorrowedFd<'_>) -> Result<Vec<Vec<u8>>, Errno> {
+        let listing = open_dir(dir, b".")?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(listing).map_err(errno)? {
+            let name = entry.map_err(errno)?.file_name().to_bytes().to_vec();
+            if name != b"." && name != b".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+impl BrickStore for PosixStore {
+    fn device(&self) -> u64 {
+        self.device
+    }
+
+    fn space(&self) -> Result<Space, Errno> {
+        let s = rustix::fs::fstatvfs(&*self.root).map_err(errno)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(s.f_frsize);
+        Ok(Space {
+            total_bytes: bytes(s.f_blocks),
+            free_bytes: bytes(s.f_bfree),
+            available_bytes: bytes(s.f_bavail),
+            total_inodes: s.f_files,
+            free_inodes: s.f_ffree,
+        })
+    }
+
+    fn flusher(&self) -> Box<dyn FnOnce() -> Result<(), Errno> + Send> {
+        let root = self.root.clone();
+        Box::new(move || rustix::fs::syncfs(&*root).map_err(errno))
+    }
+
+    fn log_is_full(&self) -> bool {
+        self.log.is_full()
+    }
+
+    fn turn_log(&mut self, kept: &[Effect]) -> Result<(), Errno> {
+        self.log.turn(kept)
+    }
+
+    fn append(&mut self, effect: &Effect) -> Result<(), Errno> {
+        self.log.append(effect)
+    }
+
+    fn apply(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {
+        self.apply_step(step, at)
+    }
+
+    fn redo(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        self.redo_effect(effect)
+    }
+
+    fn undo_make(&mut self, gfid: &Gfid, kind: Kind) {
+        self.undo_make_object(gfid, kind);
+    }
+
+    /// Objects of one brick share the first two bytes by the hundred, so that handles do not each need a
+    /// directory of their own; the other 112 bits are random.
+    fn choose_gfid(&mut self) -> Gfid {
+        if self.bucket.1 >= BUCKET_OBJECTS {
+            self.bucket = (rand::random(), 0);
+        }
+        self.bucket.1 += 1;
+        let mut id: [u8; 16] = rand::random();
+        id[..2].copy_from_slice(&self.bucket.0);
+        Gfid(id)
+    }
+
+    fn entry(&mut self, parent: &Gfid, name: &[u8]) -> Result<Option<Meta>, Errno> {
+        let dir = match self.dir(parent) {
+            Ok(dir) => dir,
+            Err(Errno::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let meta = match self.read_meta_at(&proc_path(dir.as_fd(), name)) {
+            Ok(meta) => meta,
+            Err(ReadError::Errno(error)) => return Err(error),
+            Err(ReadError::Damaged(problem)) => {
+                let path = self.shown_path(parent, name);
+                self.report_damage(format!("{path} in directory {parent}: {problem}"));
+                return Err(Errno::EIO);
+            }
+        };
+        if let Some(meta) = &meta {
+            self.heal_dir_handle(meta, parent, name)?;
+            self.metas.put(meta.gfid, meta.clone());
+        }
+        Ok(meta)
+    }
+
+    fn meta(&mut self, gfid: &Gfid) -> Result<Meta, Errno> {
+        if let Some(meta) = self.metas.get(gfid) {
+            return Ok(meta.clone());
+        }
+        let path = proc_path(self.handles.as_fd(), handle_path(gfid).as_bytes());
+        let file = if *gfid == Gfid::ROOT { None } else { self.read_meta_of(gfid, &path)? };
+        let meta = match file {
+            Some(meta) => meta,
+            None => match self.dir(gfid) {
+                Ok(dir) => read_meta_of_dir(dir.as_fd())?,
+                Err(Errno::ENOENT) => {
+                    let path = proc_path(self.orphans.as_fd(), gfid.hex().as_bytes());
+                    self.read_meta_of(gfid, &path)?.ok_or(Errno::ESTALE)?
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        self.metas.put(*gfid, meta.clone());
+        Ok(meta)
+    }
+
+    fn attr(&mut self, gfid: &Gfid) -> Result<Attr, Errno> {
+        let meta = self.meta(gfid)?;
+        let stat = self.stat_raw(gfid, &meta)?;
+        let change = if meta.kind == Kind::Directory { self.change(gfid) } else { 0 };
+        Ok(compute_attr(&meta, &stat, self.names_of(gfid, &stat), change))
+    }
+
+    fn claim(&self, parent: &Gfid, name: &[u8]) -> Result<Option<Claim>, Errno> {
+        let text = match rustix::fs::readlinkat(&self.claims, claim_path(parent, name), Vec::new()) {
+            Ok(text) => text.into_bytes(),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(errno(error)),
+        };
+        records::read_claim(&text).map(Some).ok_or(Errno::EIO)
+    }
+
+    fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
+        match self.dir(gfid) {
+            Ok(_) => Ok(true),
+            Err(Errno::ENOENT) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn dir_place(&self, gfid: &Gfid) -> Result<Option<(Gfid, Vec<u8>)>, Errno> {
+        let target = match rustix::fs::readlinkat(&self.handles, dir_handle_path(gfid), Vec::new()) {
+            Ok(target) => target.into_bytes(),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::INVAL) => return Ok(None),
+            Err(error) => return Err(errno(error)),
+        };
+        Ok(records::read_dir_handle(&target))
+    }
+
+    fn link_count(&mut self, gfid: &Gfid) -> Result<u32, Errno> {
+        let meta = self.meta(gfid)?;
+        let stat = self.stat_raw(gfid, &meta)?;
+        Ok(self.names_of(gfid, &stat))
+    }
+
+    fn default_acl(&mut self, gfid: &Gfid) -> Result<Option<Vec<u8>>, Errno> {
+        if self.meta(gfid)?.flags & HAS_DEFAULT_ACL == 0 {
+            return Ok(None);
+        }
+        self.xattr(gfid, DEFAULT_ACL.as_bytes()).map(Some)
+    }
+
+    fn names(&mut self, gfid: &Gfid) -> Result<Vec<Vec<u8>>, Errno> {
+        let dir = match self.dir(gfid) {
+            Ok(dir) => dir,
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut names = self.own_names(dir.as_fd())?;
+        if *gfid == Gfid::ROOT {
+            names.retain(|name| name != DOT_DIR.as_bytes());
+        }
+        Ok(names)
+    }
+
+    fn touch_from(&mut self, gfid: &Gfid, set: SetId, time: Timestamp, subdirs: Option<u32>) -> Result<(), Errno> {
+        self.take_touch(gfid, set, time, subdirs)
+    }
+
+    fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {
+        self.read_pending_parts()
+    }
+
+    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {
+        self.read_commits()
+    }
+
+    fn orphans(&self) -> Result<Vec<Gfid>, Errno> {
+        let names = self.own_names(self.orphans.as_fd())?;
+        Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok()).collect())
+    }
+
+    fn delete_orphan(&mut self, gfid: &Gfid) -> Result<(), Errno> {
+        self.files.pop(gfid);
+        self.metas.pop(gfid);
+        match rustix::fs::unlinkat(&self.orphans, gfid.hex(), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
+    fn shown_path(&mut self, parent: &Gfid, name: &[u8]) -> String {
+        let mut parts = vec![name.escape_ascii().to_string()];
+        let mut at = *parent;
+        while at != Gfid::ROOT && parts.len() < SHOWN_DEPTH_MAX {
+            match self.dir_place(&at) {
+                Ok(Some((above, name))) if above != limbo_gfid() => {
+                    parts.push(name.escape_ascii().to_string());
+                    at = above;
+                }
+                _ => {
+                    parts.push(format!("({at})"));
+                    break;
+                }
+            }
+        }
+        parts.push(self.path.display().to_string());
+        parts.reverse();
+        parts.join("/")
+    }
+
+    fn report_damage(&mut self, line: String) {
+        if self.damage.len() < DAMAGE_LINES_MAX && !self.damage.contains(&line) {
+            tracing::error!(brick = %self.path.display(), "{line}");
+            self.damage.push(line);
+        }
+    }
+}
+
+impl PosixStore {
+    /// Links of a file that are names: neither its handle nor what is parked.
+    fn names_of(&self, gfid: &Gfid, stat: &Stat) -> u32 {
+        let ours = 1 + self.parked_links.get(gfid).copied().unwrap_or(0);
+        (stat.st_nlink as u32).saturating_sub(ours)
+    }
+}
+
+/// Why a record could not be read.
+enum ReadError {
+    Errno(Errno),
+    Damaged(String),
+}
+
+fn read_meta_of_dir(fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
+    let mut bytes = [0u8; META_LEN_MAX];
+    let n = rustix::fs::fgetxattr(fd, META_XATTR, &mut bytes[..]).map_err(errno)?;
+    Meta::decode(&bytes[..n]).map_err(|_| Errno::EIO)
+}
+
+/// ESTALE for an object that is not there.
+fn gone(error: rustix::io::Errno) -> Errno {
+    if error == rustix::io::Errno::NOENT { Errno::ESTALE } else { errno(error) }
+}
+
+/// The parent gfid that stands for `.brickfs/limbo`.
+pub fn limbo_gfid() -> Gfid {
+    Gfid([0xff; 16])
+}
+
+/// Attributes from the record and stat(2). The ctime is the record's, or mtime where a plain write
+/// moved it later: the local mtime then lies at or before the local ctime, which an mtime that a user
+/// set into the future does not. 20 ms cover the coarse clock of local file systems.
+fn compute_attr(meta: &Meta, stat: &Stat, names: u32, change: u64) -> Attr {
+    let time = |sec: i64, nsec| Timestamp { sec, nsec: nsec as u32 };
+    let mtime = time(stat.st_mtime, stat.st_mtime_nsec);
+    let local_ctime = time(stat.st_ctime, stat.st_ctime_nsec);
+    let nanos = |t: Timestamp| i128::from(t.sec) * 1_000_000_000 + i128::from(t.nsec);
+    let moved_by_write = nanos(mtime) <= nanos(local_ctime) + 20_000_000;
+    let ctime = if moved_by_write { meta.ctime.max(mtime) } else { meta.ctime };
+    let is_dir = meta.kind == Kind::Directory;
+    Attr {
+        gfid: meta.gfid,
+        home: meta.home,
+        kind: meta.kind,
+        perm: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        nlink: if is_dir { 2 + meta.subdirs_everywhere() } else { names },
+        size: if is_dir { 4096 } else { stat.st_size as u64 },
+        blocks: stat.st_blocks as u64,
+        rdev: meta.rdev,
+        atime: time(stat.st_atime, stat.st_atime_nsec),
+        mtime,
+        ctime,
+        btime: meta.btime,
+        project: meta.project,
+        has_capability: meta.flags & HAS_CAPABILITY != 0,
+        has_acl: meta.flags & (HAS_ACCESS_ACL | HAS_DEFAULT_ACL) != 0,
+        change,
+    }
+}

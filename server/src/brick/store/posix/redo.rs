@@ -1,0 +1,97 @@
+//! What a store does at start with the last effect of its log (PROTOCOL 20). Effects are applied one after
+//! the other, each right after its record was written, so after SIGKILL only the last can be half done.
+//!
+//! After power loss the log may be older or newer than the brick: an object whose record has a later
+//! position than the effect has been changed since, and nothing is done to it. Transactions are not redone
+//! from the log: their records below `.brickfs` say what is left to do.
+
+use super::{PosixStore, errno};
+use crate::brick::effect::{Effect, Stamp, Step};
+use crate::brick::store::BrickStore as _;
+use brickfs_common::attr::Kind;
+use brickfs_common::errno::Errno;
+use brickfs_common::ids::Gfid;
+
+impl PosixStore {
+    pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        let at = effect.stamp();
+        let is_cut = match effect.steps.iter().find_map(changed_object) {
+            Some(gfid) => self.is_before(&gfid, &at)?,
+            None => false,
+        };
+        let mut stands = true;
+        let damage_before = self.damage.len();
+        for step in &effect.steps {
+            match step {
+                Step::Write { .. } => stands &= self.redo_write(step, &at)?,
+                Step::Make { place, object } if !self.is_made(&Gfid(object.gfid), &at)? => {
+                    stands &= self.has_dir(&place.parent())?;
+                    if stands {
+                        self.apply_step(step, &at)?;
+                    }
+                }
+                Step::Copy { place, .. } if self.has_dir(&place.parent())? => self.apply_step(step, &at)?,
+                Step::TouchDir { gfid, .. } if self.is_before(&Gfid(*gfid), &at)? => self.apply_step(step, &at)?,
+                Step::Make { .. } | Step::TouchDir { .. } | Step::Inherit { .. } => {}
+                Step::Finish { parts: 0, .. } if is_cut => self.apply_step(step, &at)?,
+                Step::Prepare { .. } | Step::Finish { .. } | Step::Release { .. } | Step::Forget { .. } => {}
+                Step::Copy { .. } | Step::DropClaim { .. } | Step::Follow { .. } => {} // done when needed next
+                Step::RemoveDir { gfid } if !is_cut && !self.has_dir(&Gfid(*gfid))? => self.forget_dir(&Gfid(*gfid))?,
+                _ if is_cut => self.apply_step(step, &at)?,
+                _ => {}
+            }
+        }
+        // What looked damaged on the way is what was cut, and is whole now.
+        self.damage.truncate(damage_before);
+        Ok(stands)
+    }
+
+    /// Whether the object is here and has not seen this effect nor a later one.
+    fn is_before(&mut self, gfid: &Gfid, at: &Stamp) -> Result<bool, Errno> {
+        match self.meta(gfid) {
+            Ok(meta) => Ok(meta.position < at.position),
+            Err(Errno::ESTALE) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a make got as far as its name, or something was done to the object since.
+    fn is_made(&mut self, gfid: &Gfid, at: &Stamp) -> Result<bool, Errno> {
+        match self.meta(gfid) {
+            Ok(meta) if meta.position > at.position || meta.kind == Kind::Directory => Ok(true),
+            Ok(_) => Ok(self.link_count(gfid)? > 0),
+            Err(Errno::ESTALE) => Ok(false),
+            // The record is written before the name: without one there is no name either.
+            Err(Errno::EIO) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The data of a write are with the client, which sends them again. A part of an append that reached
+    /// the file is taken back, so that it is not doubled.
+    fn redo_write(&mut self, step: &Step, at: &Stamp) -> Result<bool, Errno> {
+        let Step::Write { gfid, offset, length, append: true } = step else { return Ok(false) };
+        if !self.is_before(&Gfid(*gfid), at)? {
+            return Ok(true);
+        }
+        let file = self.file(&Gfid(*gfid))?;
+        let size = rustix::fs::fstat(&*file).map_err(errno)?.st_size as u64;
+        if size >= offset + u64::from(*length) {
+            return Ok(true);
+        }
+        if size > *offset {
+            rustix::fs::ftruncate(&*file, *offset).map_err(errno)?;
+        }
+        Ok(false)
+    }
+}
+
+/// The object whose record a step writes last.
+fn changed_object(step: &Step) -> Option<Gfid> {
+    match step {
+        Step::Link { gfid, .. } | Step::Unlink { gfid, .. } | Step::RemoveDir { gfid } => Some(Gfid(*gfid)),
+        Step::Move { gfid, .. } | Step::Exchange { second: gfid, .. } => Some(Gfid(*gfid)),
+        Step::SetAttr { gfid, .. } | Step::Xattr { gfid, .. } | Step::Fallocate { gfid, .. } => Some(Gfid(*gfid)),
+        _ => None,
+    }
+}

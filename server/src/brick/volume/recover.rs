@@ -1,0 +1,219 @@
+//! The start of a volume, and what goes on in the background: transactions that a crash cut are finished
+//! or undone before anybody is served; barriers let go what other disks were waited for (PROTOCOL 5, 8).
+
+use super::peer::TxState;
+use super::{PeerCall, PeerReply, State, Volume};
+use crate::brick::effect::{Effect, Step};
+use crate::brick::set::Stage;
+use crate::brick::store::BrickStore;
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::ObjectRef;
+use brickfs_common::ids::{Gfid, SetId, TxId};
+use std::time::Instant;
+
+impl<S: BrickStore> Volume<S> {
+    /// Settles what an earlier process of any node has left between the sets. `last` are the last effects
+    /// of the sets of this node. Done again when a node comes back.
+    pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
+        let (held, committed) = self.lock().unsettled();
+        for (set, tx, coordinator) in held {
+            if let Err(error) = self.settle(set, tx, coordinator).await {
+                tracing::warn!(%set, %tx, "a transaction waits for the set that decided it: {error}");
+            }
+        }
+        for (set, tx) in committed {
+            self.finish(set, tx).await;
+        }
+        for (set, effect) in last {
+            self.send_touches(set, &effect).await;
+            self.pass_on_again(set, &effect).await;
+        }
+    }
+
+    async fn settle(&self, set: SetId, tx: TxId, coordinator: SetId) -> Result<(), Errno> {
+        let PeerReply::Tx(tx_state) = self.peer(coordinator, PeerCall::Ask { tx }).await? else {
+            return Err(Errno::EPROTO);
+        };
+        let is_committed = match tx_state {
+            TxState::Committed => true,
+            TxState::Unknown => false,
+            TxState::Undecided => return Ok(()),
+        };
+        self.peer(set, PeerCall::Finish { tx, is_committed, items: Vec::new() }).await?;
+        self.send_finish_touches(set).await;
+        Ok(())
+    }
+
+    /// All participants of a transaction have finished it.
+    pub(super) fn note_finished(&self, set: SetId, tx: TxId) {
+        let mut state = self.lock();
+        let context = state.peer_context();
+        let Ok(engine) = state.set(set) else { return };
+        let Some(committed) = engine.committed.get_mut(&tx) else { return };
+        committed.stage = Stage::Finished;
+        let shares_fate = |(other, _): &(SetId, _)| !context.needs_record(*other, set);
+        if committed.participants.iter().all(shares_fate) {
+            // One journal keeps all of it in order, or nothing.
+            engine.forget(&tx, &context);
+        }
+    }
+
+    /// Lets go what was only waited for because of other disks. Called every few seconds; may sleep.
+    pub async fn pass_barriers(&self) {
+        let (_, committed) = self.lock().unsettled();
+        for (set, tx) in committed {
+            self.finish(set, tx).await;
+        }
+        let waiting = self.lock().waiting_for_barriers();
+        let mut sets: Vec<SetId> =
+            waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        let mut failed = Vec::new();
+        for set in sets {
+            if let Err(error) = self.flush_set(set).await {
+                tracing::warn!(%set, "a barrier failed: {error}");
+                failed.push(set);
+            }
+        }
+        for (set, tx, stage, others) in waiting {
+            if others.iter().chain([&set]).all(|involved| !failed.contains(involved)) {
+                self.pass_stage(set, tx, stage, &others).await;
+            }
+        }
+    }
+
+    async fn pass_stage(&self, set: SetId, tx: TxId, stage: Stage, others: &[SetId]) {
+        if stage == Stage::Released {
+            let mut state = self.lock();
+            let context = state.peer_context();
+            if let Ok(engine) = state.set(set) {
+                engine.forget(&tx, &context);
+            }
+            return;
+        }
+        for other in others {
+            if let Err(error) = self.peer(*other, PeerCall::Release { tx }).await {
+                tracing::warn!(set = %other, %tx, "what a transaction parked could not be let go yet: {error}");
+                return;
+            }
+        }
+        if let Ok(engine) = self.lock().set(set)
+            && let Some(committed) = engine.committed.get_mut(&tx)
+        {
+            committed.stage = Stage::Released;
+        }
+    }
+
+    /// Flushes a set's disk, outside of the volume's lock.
+    async fn flush_set(&self, set: SetId) -> Result<(), Errno> {
+        if !self.is_here(set) {
+            return self.peer(set, PeerCall::Barrier).await.map(drop);
+        }
+        let (flusher, applied) = {
+            let mut state = self.lock();
+            let engine = state.set(set)?;
+            (engine.store.flusher(), engine.applied)
+        };
+        flusher()?;
+        let mut state = self.lock();
+        let engine = state.set(set)?;
+        engine.flushed = engine.flushed.max(applied);
+        Ok(())
+    }
+
+    /// Ends what silent clients hold and deletes orphans that nobody has open. Called every second.
+    pub fn tick(&self) {
+        let mut state = self.lock();
+        for (gfid, home) in state.clients.end_silent(Instant::now()) {
+            state.delete_if_orphan(ObjectRef { gfid, home });
+        }
+        if state.clients.is_grace() || state.are_orphans_swept {
+            return;
+        }
+        state.are_orphans_swept = true;
+        for home in state.set_ids().collect::<Vec<_>>() {
+            let orphans = state.set(home).and_then(|engine| engine.store.orphans()).unwrap_or_default();
+            for gfid in orphans {
+                state.delete_if_orphan(ObjectRef { gfid, home });
+            }
+        }
+    }
+}
+
+/// A transaction on its way through the barriers: its set, itself, its stage, the other sets.
+type Waiting = (SetId, TxId, Stage, Vec<SetId>);
+
+impl<S: BrickStore> State<S> {
+    /// What is held for others (set, transaction, coordinator), and own transactions to finish.
+    #[allow(clippy::type_complexity)] // used in this file only
+    fn unsettled(&mut self) -> (Vec<(SetId, TxId, SetId)>, Vec<(SetId, TxId)>) {
+        let all: Vec<SetId> = self.set_ids().collect();
+        let (mut held, mut committed) = (Vec::new(), Vec::new());
+        for engine in self.open_sets() {
+            for coordinator in &all {
+                let txs = engine.held.coordinated_by(*coordinator);
+                held.extend(
+                    txs.into_iter().filter(|tx| !engine.undecided.contains(tx)).map(|tx| (engine.id, tx, *coordinator)),
+                );
+            }
+            let unfinished = engine.committed.iter().filter(|(_, c)| c.stage == Stage::Finishing);
+            committed.extend(unfinished.map(|(tx, _)| (engine.id, *tx)));
+        }
+        (held, committed)
+    }
+
+    fn waiting_for_barriers(&mut self) -> Vec<Waiting> {
+        let mut waiting = Vec::new();
+        for engine in self.open_sets() {
+            let past = engine.committed.iter().filter(|(_, c)| c.stage != Stage::Finishing);
+            waiting.extend(
+                past.map(|(tx, c)| (engine.id, *tx, c.stage, c.participants.iter().map(|(set, _)| *set).collect())),
+            );
+        }
+        waiting
+    }
+
+    /// Deletes an orphan that nobody has open, or may still say so.
+    pub fn delete_if_orphan(&mut self, object: ObjectRef) {
+        if self.clients.opens().is_open(&object.gfid) {
+            return;
+        }
+        if let Ok(engine) = self.set(object.home)
+            && let Err(error) = engine.store.delete_orphan(&object.gfid)
+        {
+            tracing::warn!(gfid = %object.gfid, "an orphan could not be deleted: {error}");
+        }
+    }
+}
+
+impl<S: BrickStore> crate::brick::set::SetEngine<S> {
+    /// Forgets a transaction that is on the disks everywhere. Not an effect: nothing depends on it.
+    fn forget(&mut self, tx: &TxId, context: &super::peer::Context) {
+        let at = self.next_stamp(context.now);
+        match self.store.apply(&Step::Forget { tx: *tx }, &at) {
+            Ok(()) => drop(self.committed.remove(tx)),
+            Err(error) => tracing::warn!(set = %self.id, %tx, "a transaction could not be forgotten: {error}"),
+        }
+    }
+}
+
+/// Finishes the last effect of a set's log and says what of the log still counts.
+pub fn redo_last<S: BrickStore>(store: &mut S, effects: &mut Vec<Effect>) {
+    let Some(last) =
+        effects.iter().filter(|effect| !effect.steps.is_empty() || effect.outcome.aborted).max_by_key(|e| e.position)
+    else {
+        return;
+    };
+    let last = last.clone();
+    match store.redo(&last) {
+        Ok(true) => {}
+        Ok(false) => effects.retain(|effect| effect.position != last.position),
+        Err(error) => {
+            let gfid = last.outcome.object.map(|(gfid, _)| Gfid(gfid).to_string()).unwrap_or_default();
+            store.report_damage(format!(
+                "the last effect before the restart could not be finished: object {gfid}: {error}"
+            ));
+        }
+    }
+}
