@@ -86,8 +86,8 @@ impl Cluster {
         Ok(Cluster { dir, mount: None, bricks: Vec::new(), socket, brickd: None, launcher })
     }
 
-    /// A cluster in `dir` with a started volume of two bricks, which listens where an installed `brickd` does; `None` if
-    /// somebody else listens there.
+    /// A cluster in `dir` with a started volume of two bricks, which listens where an installed `brickd` does; `None`
+    /// if somebody else listens there.
     pub fn on_default_socket(dir: &Path) -> anyhow::Result<Option<Cluster>> {
         let socket = Path::new(DEFAULT_SOCKET);
         if UnixStream::connect(socket).is_ok() {

@@ -1,5 +1,5 @@
-//! Files beyond what pjdfstest asks: appends from two mounts, open files without a name, holes, special files, the flags
-//! of rename, names as bytes, mappings, and all of it together as an overlay's upper layer.
+//! Files beyond what pjdfstest asks: appends from two mounts, open files without a name, holes, special files, the
+//! flags of rename, names as bytes, mappings, and all of it together as an overlay's upper layer.
 
 use anyhow::ensure;
 use brickfs_tests::at::At as _;

@@ -1,6 +1,6 @@
 //! Names that change without a sync when the power goes: each disk forgets its own last seconds. Every file that was
-//! once synced is there afterwards under exactly one of the names it had (N1, N3), and a name that was replaced is never
-//! missing (N2), whatever each disk forgot (PROTOCOL 8).
+//! once synced is there afterwards under exactly one of the names it had (N1, N3), and a name that was replaced is
+//! never missing (N2), whatever each disk forgot (PROTOCOL 8).
 
 use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
@@ -87,7 +87,7 @@ impl Mover {
         let (id, from) = self.any_file().context("no file is left")?;
         let mut to = self.new_name(count);
         self.targets.remove(&from);
-        if count % 40 == 0
+        if count.is_multiple_of(40)
             && let Some((other, target)) = self.any_file().filter(|(other, _)| *other != id)
         {
             self.replaced.insert(other);

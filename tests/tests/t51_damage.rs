@@ -32,8 +32,11 @@ fn filled(case: &Case) -> anyhow::Result<Cluster> {
     Ok(cluster)
 }
 
+/// Files that cannot be read, with the errno.
+type Failures = Vec<(usize, Option<i32>)>;
+
 /// The files whose content can be read on a new mount, and the errno of the others.
-fn read_all(cluster: &Cluster, name: &str) -> anyhow::Result<(Vec<usize>, Vec<(usize, Option<i32>)>)> {
+fn read_all(cluster: &Cluster, name: &str) -> anyhow::Result<(Vec<usize>, Failures)> {
     let mount = cluster.second_mount(name, &PATIENCE)?;
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for number in 0..FILES {
