@@ -102,8 +102,9 @@ pub trait BrickStore: Send + 'static {
 
     /// What transactions hold here.
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno>;
-    /// Transactions that were committed here and not yet forgotten.
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno>;
+    /// Transactions that were committed here and not yet forgotten, with what others have to do about them
+    /// and whether it has all reached the disks.
+    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno>;
 
     /// Objects without a name that open handles keep.
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;

@@ -50,6 +50,25 @@ impl<S: BrickStore> Volume<S> {
         Ok(())
     }
 
+    /// A participant has finished a transaction. One that shares this set's fate keeps no record of its own:
+    /// what it has done is written off here, where others keep the transaction alive.
+    pub(super) fn note_finished_by(&self, set: SetId, tx: TxId, by: SetId) {
+        let mut state = self.lock();
+        let context = state.peer_context();
+        let Ok(engine) = state.set(set) else { return };
+        let Some(committed) = engine.committed.get(&tx) else { return };
+        let outlives = |other: &SetId| context.needs_record(*other, set);
+        if outlives(&by) || !committed.participants.iter().any(|(other, _)| outlives(other)) {
+            return;
+        }
+        let rest: Vec<_> = committed.participants.iter().filter(|(other, _)| *other != by).cloned().collect();
+        let at = engine.next_stamp(context.now);
+        match engine.store.apply(&Step::Commit { tx, participants: rest.clone() }, &at) {
+            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.participants = rest)),
+            Err(error) => tracing::warn!(%set, %tx, "what a set has finished could not be written off: {error}"),
+        }
+    }
+
     /// All participants of a transaction have finished it.
     pub(super) fn note_finished(&self, set: SetId, tx: TxId) {
         let mut state = self.lock();
@@ -87,11 +106,14 @@ impl<S: BrickStore> Volume<S> {
     }
 
     async fn pass_stage(&self, set: SetId, tx: TxId, stage: Stage, others: &[SetId]) {
-        if stage == Stage::Released {
+        if stage != Stage::Flushed {
             let mut state = self.lock();
             let context = state.peer_context();
             if let Ok(engine) = state.set(set) {
-                engine.forget(&tx, &context);
+                match stage {
+                    Stage::Released => engine.forget(&tx, &context),
+                    _ => engine.note_flushed(&tx, &context),
+                }
             }
             return;
         }
@@ -186,6 +208,17 @@ impl<S: BrickStore> State<S> {
 }
 
 impl<S: BrickStore> crate::brick::set::SetEngine<S> {
+    /// Writes that a transaction is on the disks everywhere.
+    fn note_flushed(&mut self, tx: &TxId, context: &super::peer::Context) {
+        let at = self.next_stamp(context.now);
+        let written = self.store.apply(&Step::Flushed { tx: *tx }, &at);
+        match (written, self.committed.get_mut(tx)) {
+            (Ok(()), Some(committed)) => committed.stage = Stage::Flushed,
+            (Ok(()), None) => {}
+            (Err(error), _) => tracing::warn!(set = %self.id, %tx, "a transaction stays as it is: {error}"),
+        }
+    }
+
     /// Forgets a transaction that is on the disks everywhere. Not an effect: nothing depends on it.
     fn forget(&mut self, tx: &TxId, context: &super::peer::Context) {
         let at = self.next_stamp(context.now);

@@ -137,7 +137,7 @@ impl<S: BrickStore> Volume<S> {
         engine.undecided.remove(&tx.id);
         engine.held.release(&tx.id);
         if !others.is_empty() {
-            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing });
+            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing, is_busy: false });
         }
         Ok(effect)
     }
@@ -176,11 +176,13 @@ impl<S: BrickStore> Volume<S> {
         let participants = {
             let mut state = self.lock();
             let Ok(engine) = state.set(set) else { return };
-            engine.committed.get(&tx).map(|c| c.participants.clone()).unwrap_or_default()
+            let Some(committed) = engine.committed.get_mut(&tx) else { return };
+            // One at a time: an order that comes late must not be carried out over what came later.
+            if committed.stage != Stage::Finishing || std::mem::replace(&mut committed.is_busy, true) {
+                return;
+            }
+            committed.participants.clone()
         };
-        if participants.is_empty() {
-            return;
-        }
         if participants.iter().all(|(set, _)| self.is_here(*set)) {
             finish_all(&me, set, tx, participants).await;
         } else {
@@ -190,19 +192,37 @@ impl<S: BrickStore> Volume<S> {
     }
 }
 
-/// Objects before names.
 async fn finish_all<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, participants: Vec<Participant>) {
+    let is_done = finish_each(volume, set, tx, participants).await;
+    if let Ok(engine) = volume.lock().set(set)
+        && let Some(committed) = engine.committed.get_mut(&tx)
+    {
+        committed.is_busy = false;
+    }
+    if is_done {
+        volume.note_finished(set, tx);
+    }
+}
+
+/// Objects before names.
+async fn finish_each<S: BrickStore>(
+    volume: &Volume<S>,
+    set: SetId,
+    tx: TxId,
+    participants: Vec<Participant>,
+) -> bool {
     let holds_name = |(_, items): &Participant| items.iter().any(|item| matches!(item, Item::Name { .. }));
     let (last, first): (Vec<_>, Vec<_>) = participants.into_iter().partition(holds_name);
     for (to, items) in first.into_iter().chain(last) {
         let finish = PeerCall::Finish { tx, is_committed: true, items };
         if let Err(error) = volume.peer(to, finish).await {
             tracing::warn!(%set, %to, %tx, "a set could not finish a transaction yet: {error}");
-            return;
+            return false;
         }
+        volume.note_finished_by(set, tx, to);
         volume.send_finish_touches(to).await;
     }
-    volume.note_finished(set, tx);
+    true
 }
 
 impl Tx {
@@ -316,10 +336,12 @@ impl<S: BrickStore> SetEngine<S> {
             }
             Item::Name { .. } => {}
             Item::Drop { place, .. } => changes.push((place.parent(), 0)),
-            Item::Move { gfid, from, to } => {
+            // Else it is done already.
+            Item::Move { gfid, from, to } if self.store.bears(&Gfid(*gfid), &from.parent(), &from.name)? => {
                 let is_dir = i32::from(self.store.meta(&Gfid(*gfid))?.kind == Kind::Directory);
                 changes.extend([(from.parent(), -is_dir), (to.parent(), is_dir)]);
             }
+            Item::Move { .. } => {}
             Item::Close { gfid } => {
                 let gfid = Gfid(*gfid);
                 let is_home = self.store.has_dir(&gfid)? && self.store.meta(&gfid)?.home == self.id;

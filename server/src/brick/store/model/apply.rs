@@ -40,7 +40,9 @@ impl ModelStore {
             Step::SetAttr { gfid, perm, gid, .. } => self.set_attr(Gfid(*gfid), *perm, *gid, at),
             Step::Xattr { .. } | Step::Write { .. } | Step::Fallocate { .. } => Ok(()),
             Step::DropClaim { .. } | Step::Prepare { .. } | Step::Finish { .. } => self.apply_transaction(step, at),
-            Step::Release { .. } | Step::Commit { .. } | Step::Forget { .. } => self.apply_transaction(step, at),
+            Step::Release { .. } | Step::Commit { .. } | Step::Flushed { .. } | Step::Forget { .. } => {
+                self.apply_transaction(step, at)
+            }
         }
     }
 

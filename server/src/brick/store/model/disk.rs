@@ -36,7 +36,7 @@ pub struct Fs {
     pub pending: BTreeMap<(TxId, u16), (SetId, Vec<Item>)>,
     /// Transactions whose first pending part has the mark that all is done.
     pub finished: BTreeSet<TxId>,
-    pub commits: BTreeMap<TxId, Vec<Participant>>,
+    pub commits: BTreeMap<TxId, (Vec<Participant>, bool)>,
     pub parked: BTreeMap<(TxId, usize), Gfid>,
 }
 

@@ -279,8 +279,9 @@ impl BrickStore for ModelStore {
         Ok(self.fs(|fs| fs.pending.iter().map(|(key, held)| part(fs, key, held)).collect()))
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {
-        Ok(self.fs(|fs| fs.commits.iter().map(|(tx, list)| (*tx, list.clone())).collect()))
+    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
+        let commits = |fs: &Fs| fs.commits.iter().map(|(tx, (list, flushed))| (*tx, list.clone(), *flushed)).collect();
+        Ok(self.fs(commits))
     }
 
     fn orphans(&self) -> Result<Vec<Gfid>, Errno> {

@@ -45,7 +45,11 @@ impl ModelStore {
                 self.drop_pending(tx, *parts)
             }
             Step::Commit { tx, participants } => self.call(|fs| {
-                fs.commits.insert(*tx, participants.clone());
+                fs.commits.insert(*tx, (participants.clone(), false));
+                Ok(())
+            }),
+            Step::Flushed { tx } => self.call(|fs| {
+                fs.commits.entry(*tx).and_modify(|(_, is_flushed)| *is_flushed = true);
                 Ok(())
             }),
             Step::Forget { tx } => self.call(|fs| {

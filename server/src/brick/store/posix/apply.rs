@@ -57,7 +57,9 @@ impl PosixStore {
                 rustix::fs::fallocate(&*file, flags, *offset, *length).map_err(errno)
             }
             Step::DropClaim { .. } | Step::Prepare { .. } | Step::Finish { .. } => self.apply_transaction(step, at),
-            Step::Release { .. } | Step::Commit { .. } | Step::Forget { .. } => self.apply_transaction(step, at),
+            Step::Release { .. } | Step::Commit { .. } | Step::Flushed { .. } | Step::Forget { .. } => {
+                self.apply_transaction(step, at)
+            }
         }
     }
 

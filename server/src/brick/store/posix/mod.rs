@@ -542,7 +542,7 @@ impl BrickStore for PosixStore {
         self.read_pending_parts()
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {
+    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
         self.read_commits()
     }
 

@@ -28,6 +28,8 @@ impl Finishing<'_> {
 
 /// Behind the name of the first part of a transaction that is done here.
 const FINISHED: &str = "-finished";
+/// Behind the name of a commit that is on the disks of all.
+const FLUSHED: &str = "-flushed";
 
 fn parked_name(tx: &TxId, index: usize) -> String {
     format!("{}-{index}", tx.hex())
@@ -68,7 +70,15 @@ impl PosixStore {
             Step::Commit { tx, participants } => {
                 self.put_symlink(self.commits.as_fd(), tx.hex().as_bytes(), &commit_text(participants))
             }
-            Step::Forget { tx } => unless(rustix::fs::unlinkat(&self.commits, tx.hex(), AtFlags::empty()), Sys::NOENT),
+            Step::Flushed { tx } => {
+                let flushed = format!("{}{FLUSHED}", tx.hex());
+                unless(rustix::fs::renameat(&self.commits, tx.hex(), &self.commits, flushed), Sys::NOENT)
+            }
+            Step::Forget { tx } => {
+                unless(rustix::fs::unlinkat(&self.commits, tx.hex(), AtFlags::empty()), Sys::NOENT)?;
+                let flushed = format!("{}{FLUSHED}", tx.hex());
+                unless(rustix::fs::unlinkat(&self.commits, flushed, AtFlags::empty()), Sys::NOENT)
+            }
             _ => Err(Errno::EIO),
         }
     }
@@ -271,16 +281,18 @@ impl PosixStore {
         Ok(parts)
     }
 
-    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {
+    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
         let mut commits = Vec::new();
         for name in self.own_names(self.commits.as_fd())? {
             let text = rustix::fs::readlinkat(&self.commits, &name[..], Vec::new()).map_err(errno)?;
-            let tx = std::str::from_utf8(&name).ok().and_then(|name| name.parse::<TxId>().ok());
+            let is_flushed = name.ends_with(FLUSHED.as_bytes());
+            let stem = if is_flushed { &name[..name.len() - FLUSHED.len()] } else { &name[..] };
+            let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.parse::<TxId>().ok());
             let (Some(tx), Some(participants)) = (tx, read_commit(text.as_bytes())) else {
                 tracing::error!(brick = %self.path.display(), "commit {} is damaged", name.escape_ascii());
                 return Err(Errno::EIO);
             };
-            commits.push((tx, participants));
+            commits.push((tx, participants, is_flushed));
         }
         Ok(commits)
     }

@@ -429,12 +429,28 @@ impl Cluster {
                 shared.lock().flying.push(Flying { from: node, cargo: Cargo::Reply(result), answer });
             }
         };
+        // What has arrived is carried out as far as it goes.
         self.spawn(node, what, Box::pin(serve));
+        self.poll(self.tasks.len() - 1);
     }
 
     /// What waits, for a report of a hang.
     pub fn waiting(&self) -> Vec<String> {
-        self.tasks.iter().map(|task| format!("node {}: {}", task.node, task.what)).collect()
+        let mut lines: Vec<String> =
+            self.tasks.iter().map(|task| format!("node {}: {}", task.node, task.what)).collect();
+        for volume in self.nodes.iter().filter_map(|node| node.volume.as_ref()) {
+            for engine in volume.lock().open_sets() {
+                for (tx, coordinator) in engine.held.decided_elsewhere(SetId(u16::MAX)) {
+                    let items = engine.held.get(&tx).map(|holding| (holding.is_finished, holding.items.clone()));
+                    lines.push(format!("set {} holds {items:?} for set {coordinator}, {tx}", engine.id));
+                }
+                for (tx, committed) in &engine.committed {
+                    lines.push(format!("set {} has committed {tx}: {:?}", engine.id, committed.participants));
+                }
+                lines.extend(engine.undecided.iter().map(|tx| format!("set {} has not decided {tx}", engine.id)));
+            }
+        }
+        lines
     }
 
     /// Calls on their way.
