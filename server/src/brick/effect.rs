@@ -263,6 +263,7 @@ impl std::fmt::Display for Step {
             Step::Finish { tx, .. } => ("finish", tx.0),
             Step::Release { tx, .. } => ("release", tx.0),
             Step::Commit { tx, .. } => ("commit", tx.0),
+            Step::Flushed { tx, .. } => ("flushed", tx.0),
             Step::Forget { tx } => ("forget", tx.0),
         };
         write!(f, "{what} {}", Gfid(id))
