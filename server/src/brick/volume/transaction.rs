@@ -252,6 +252,19 @@ impl Tx {
     }
 }
 
+/// The items, in their places: an object that moves on in the same transaction (an exchange) is not taken
+/// from its name as one is that is replaced.
+fn without_moved(items: &[Item]) -> Vec<Item> {
+    let moves = |gfid: &[u8; 16]| items.iter().any(|item| matches!(item, Item::Move { gfid: moved, .. } if moved == gfid));
+    let without = |item: &Item| match item {
+        Item::Name { place, new, old: Old::Native(gfid, _) } if moves(gfid) => {
+            Item::Name { place: place.clone(), new: *new, old: Old::Absent }
+        }
+        other => other.clone(),
+    };
+    items.iter().map(without).collect()
+}
+
 impl<S: BrickStore> SetEngine<S> {
     /// A transaction is decided: does what it means here, or undoes it. What was prepared counts; for a
     /// commit whose preparation is lost, the coordinator's items do.
@@ -264,8 +277,8 @@ impl<S: BrickStore> SetEngine<S> {
     ) -> Result<(), Errno> {
         let (items, parts, coordinator) = match self.held.get(tx) {
             Some(holding) if holding.is_finished && is_committed => return Ok(()),
-            Some(holding) => (holding.items.clone(), holding.parts, Some(holding.coordinator)),
-            None if is_committed => (items.to_vec(), 0, None),
+            Some(holding) => (without_moved(&holding.items), holding.parts, Some(holding.coordinator)),
+            None if is_committed => (without_moved(items), 0, None),
             None => return Ok(()),
         };
         if !is_committed && parts == 0 {
@@ -342,7 +355,7 @@ impl<S: BrickStore> SetEngine<S> {
     /// Lets go what a finished transaction has parked here.
     pub(super) fn release_part(&mut self, context: &Context, tx: &TxId) -> Result<(), Errno> {
         let Some(holding) = self.held.get(tx) else { return Ok(()) };
-        let (items, parts) = (holding.items.clone(), holding.parts);
+        let (items, parts) = (without_moved(&holding.items), holding.parts);
         let mut parked = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (gfid, rest) = match item {
