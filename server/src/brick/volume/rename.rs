@@ -123,6 +123,8 @@ impl<S: BrickStore> Volume<S> {
         let crosses = it.old.parent.gfid != it.new.parent.gfid;
         let walks = crosses && (it.moves_dir() || it.moves_dir_back());
         if walks && let Err(error) = self.lock_renames(&tx).await {
+            // The lock may have been given and its answer lost.
+            self.unlock_renames(set, tx.id).await;
             self.abort(tx).await;
             return Err(error.into());
         }

@@ -252,17 +252,17 @@ impl Tx {
     }
 }
 
-/// In an exchange the object of a held name is not taken away: it moves.
-fn without_moved(items: Vec<Item>) -> Vec<Item> {
-    let moved: Vec<[u8; 16]> =
-        items.iter().filter_map(|item| if let Item::Move { gfid, .. } = item { Some(*gfid) } else { None }).collect();
-    let without = |item| match item {
-        Item::Name { place, new, old: Old::Native(gfid, _) } if moved.contains(&gfid) => {
-            Item::Name { place, new, old: Old::Absent }
+/// The items, in their places: an object that moves on in the same transaction (an exchange) is not taken
+/// from its name as one is that is replaced.
+fn without_moved(items: &[Item]) -> Vec<Item> {
+    let moves = |gfid: &[u8; 16]| items.iter().any(|item| matches!(item, Item::Move { gfid: moved, .. } if moved == gfid));
+    let without = |item: &Item| match item {
+        Item::Name { place, new, old: Old::Native(gfid, _) } if moves(gfid) => {
+            Item::Name { place: place.clone(), new: *new, old: Old::Absent }
         }
-        other => other,
+        other => other.clone(),
     };
-    items.into_iter().map(without).collect()
+    items.iter().map(without).collect()
 }
 
 impl<S: BrickStore> SetEngine<S> {
@@ -277,8 +277,8 @@ impl<S: BrickStore> SetEngine<S> {
     ) -> Result<(), Errno> {
         let (items, parts, coordinator) = match self.held.get(tx) {
             Some(holding) if holding.is_finished && is_committed => return Ok(()),
-            Some(holding) => (holding.items.clone(), holding.parts, Some(holding.coordinator)),
-            None if is_committed => (items.to_vec(), 0, None),
+            Some(holding) => (without_moved(&holding.items), holding.parts, Some(holding.coordinator)),
+            None if is_committed => (without_moved(items), 0, None),
             None => return Ok(()),
         };
         if !is_committed && parts == 0 {
@@ -286,7 +286,6 @@ impl<S: BrickStore> SetEngine<S> {
             return Ok(());
         }
         let is_parked = parts > 0 && is_committed;
-        let items = without_moved(items);
         let mut changes = Vec::new();
         let mut rests = Vec::with_capacity(items.len());
         for item in &items {
@@ -356,7 +355,7 @@ impl<S: BrickStore> SetEngine<S> {
     /// Lets go what a finished transaction has parked here.
     pub(super) fn release_part(&mut self, context: &Context, tx: &TxId) -> Result<(), Errno> {
         let Some(holding) = self.held.get(tx) else { return Ok(()) };
-        let (items, parts) = (without_moved(holding.items.clone()), holding.parts);
+        let (items, parts) = (without_moved(&holding.items), holding.parts);
         let mut parked = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (gfid, rest) = match item {

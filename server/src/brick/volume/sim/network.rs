@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
 /// Lines of history that a failure shows.
-const HISTORY_LINES: usize = 400;
+const HISTORY_LINES: usize = 4000;
 
 /// What a message carries.
 pub enum Cargo {
