@@ -5,12 +5,14 @@ use brickfs_tests::at::At as _;
 use brickfs_tests::bricks;
 use brickfs_tests::case::{case, say};
 use brickfs_tests::cluster::Cluster;
+use brickfs_tests::eventually::eventually;
 use brickfs_tests::needs::{MOUNT, Need};
 use brickfs_tests::run::{Ran, project_dir, run, shell};
 use brickfs_tests::tree::{Detail, Tree, hash_of};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 const GIT: &[Need] = &[Need::Root, Need::Fuse, Need::Program("git")];
 
@@ -116,7 +118,10 @@ fn an_unpacked_archive_is_the_same_on_a_second_mount() {
         ensure!(hash_of(&archives[0])? == hash_of(&archives[1])?, "the archives of both differ");
         // Once more from memory to memory, and away with it while the second mount has it cached.
         shell("cp -a \"$1\" \"$1.copy\" && rm -rf \"$1\"", &[&cluster.mount().join("include")])?.ok()?;
-        original.must_equal(&Tree::of(&second.path().join("include.copy"), Detail::Times)?)?;
+        let copy = second.path().join("include.copy");
+        // What one mount does another sees at most 1 s later.
+        eventually("the second mount sees the copy", Duration::from_secs(2), || copy.exists())?;
+        original.must_equal(&Tree::of(&copy, Detail::Times)?)?;
         fs::remove_dir_all(second.path().join("include.copy")).at(second.path())?;
         second.unmount()?;
         bricks::emptied(cluster.bricks())
