@@ -34,6 +34,7 @@ pub struct ModelStore {
     /// the cache is so small that nothing stays in it.
     dirs: Option<BTreeSet<Gfid>>,
     parked_links: BTreeMap<Gfid, u32>,
+    parked_dirs: BTreeSet<Gfid>,
 }
 
 impl ModelStore {
@@ -44,11 +45,13 @@ impl ModelStore {
             (disks.device(set), disks.fs(set).parked.values().copied().collect())
         };
         let dirs = keeps_dirs.then(BTreeSet::new);
-        let mut store =
-            ModelStore { set, damage: Vec::new(), device, disks, process, dirs, parked_links: BTreeMap::new() };
+        let (parked_links, parked_dirs) = (BTreeMap::new(), BTreeSet::new());
+        let mut store = ModelStore { set, damage: Vec::new(), device, disks, process, dirs, parked_links, parked_dirs };
         for gfid in parked {
             if store.fs(|fs| fs.inodes.get(&gfid).is_some_and(|inode| inode.meta.kind != Kind::Directory)) {
                 *store.parked_links.entry(gfid).or_insert(0) += 1;
+            } else {
+                store.parked_dirs.insert(gfid);
             }
         }
         store
@@ -66,6 +69,9 @@ impl ModelStore {
 
     /// Finds a directory: ENOENT if this brick has none of that gfid, or not where its handle says.
     fn dir(&mut self, gfid: &Gfid) -> Result<Gfid, Errno> {
+        if self.parked_dirs.contains(gfid) {
+            return Err(Errno::ENOENT);
+        }
         if *gfid == Gfid::ROOT || *gfid == LIMBO || self.dirs.as_ref().is_some_and(|dirs| dirs.contains(gfid)) {
             return Ok(*gfid);
         }

@@ -73,6 +73,8 @@ pub struct PosixStore {
     parked: OwnedFd,
     /// How many links of a file are parked: they are not names.
     parked_links: HashMap<Gfid, u32>,
+    /// Directories that are parked: until they are given back they are not here.
+    parked_dirs: HashSet<Gfid>,
     dirs: LruCache<Gfid, Arc<OwnedFd>>,
     files: LruCache<Gfid, Arc<OwnedFd>>,
     metas: LruCache<Gfid, Meta>,
@@ -138,6 +140,7 @@ impl PosixStore {
             commits: sub(b"commits")?,
             parked: sub(b"parked")?,
             parked_links: HashMap::new(),
+            parked_dirs: HashSet::new(),
             handles: sub(b"handles")?,
             orphans: sub(b"orphans")?,
             claims: sub(b"claims")?,
@@ -165,6 +168,9 @@ impl PosixStore {
     pub fn dir(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
         if *gfid == Gfid::ROOT {
             return Ok(self.root.clone());
+        }
+        if self.parked_dirs.contains(gfid) {
+            return Err(Errno::ENOENT);
         }
         if let Some(fd) = self.dirs.get(gfid) {
             return Ok(fd.clone());

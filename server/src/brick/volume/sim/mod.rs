@@ -251,12 +251,21 @@ fn env_number(key: &str) -> Option<u64> {
 #[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
 fn seeds_end_with_a_whole_volume() {
     if let Some(seed) = env_number("BRICKFS_SIM_SEED") {
-        tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).without_time().with_writer(std::io::stderr).init();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::INFO)
+            .without_time()
+            .with_writer(std::io::stderr)
+            .init();
         run_seed(seed).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
     let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
     let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed).err()).collect();
-    let shown = failed.iter().take(env_number("BRICKFS_SIM_SHOW").unwrap_or(5) as usize).cloned().collect::<Vec<_>>().join("\n\n");
+    let shown = failed
+        .iter()
+        .take(env_number("BRICKFS_SIM_SHOW").unwrap_or(5) as usize)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join("\n\n");
     assert!(failed.is_empty(), "{} of {count} seeds failed:\n{shown}", failed.len());
 }
