@@ -208,6 +208,12 @@ fn serve<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCa
             Ok(Ok(has_it)) => Answer::Now(Ok(PeerReply::HasDir { has_it, closings: set.closings })),
             Err(error) => Answer::Now(Err(error)),
         },
+        PeerCall::MakeCopies { copies, .. } if set.place_holder(copies).is_some() => {
+            match set.place_holder(copies).and_then(|tx| set.held.wait(&tx)) {
+                Some(receiver) => Answer::After(receiver),
+                None => Answer::Now(Ok(PeerReply::Busy)),
+            }
+        }
         PeerCall::Describe { dir } => match set.takes_entries(dir) {
             Ok(Err(tx)) => match set.held.wait(&tx) {
                 Some(receiver) => Answer::After(receiver),
@@ -283,7 +289,9 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             Ok(PeerReply::Done)
         }
         PeerCall::Follow { dir, to, position } => {
-            if set.store.has_dir(dir)? && set.store.has_dir(&to.parent())? {
+            // What has lost the name and does not know yet is in the way: then the copy stays.
+            let is_free = set.native(&to.parent(), &to.name)?.is_none();
+            if is_free && set.store.has_dir(dir)? && set.store.has_dir(&to.parent())? {
                 let step = Step::Follow { gfid: dir.0, to: to.clone(), position: *position };
                 set.commit(None, context.now, vec![step], Default::default())?;
             }
@@ -295,6 +303,20 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
         }
         PeerCall::Prepare { .. } | PeerCall::Await { .. } | PeerCall::Describe { .. } => Err(Errno::EPROTO),
         PeerCall::Look { .. } | PeerCall::HasDir { .. } | PeerCall::LockRenames { .. } => Err(Errno::EPROTO),
+    }
+}
+
+impl<S: BrickStore> SetEngine<S> {
+    /// The transaction that will take away what is still where a copy is to be: the directory's home knows
+    /// that it is committed, this set does not yet.
+    fn place_holder(&mut self, copies: &[(Place, CopyOf)]) -> Option<TxId> {
+        if self.held.is_empty() {
+            return None;
+        }
+        copies.iter().find_map(|(place, _)| {
+            let in_the_way = self.native(&place.parent(), &place.name).ok()??;
+            self.held.name_holder(place).or_else(|| self.held.object_holder(&in_the_way.gfid))
+        })
     }
 }
 

@@ -54,6 +54,7 @@ impl ModelStore {
                 store.parked_dirs.insert(gfid);
             }
         }
+        store.heal_limbo();
         store
     }
 
@@ -79,9 +80,7 @@ impl ModelStore {
         self.dir(&spot.0)?;
         let found = self.fs(|fs| fs.entries.get(&spot).copied()).ok_or(Errno::ENOENT)?;
         if found != *gfid {
-            let name = spot.1.escape_ascii();
-            self.report_damage(format!("handle of directory {gfid} leads to {name} ({found})"));
-            return Err(Errno::EIO);
+            return Err(Errno::ENOENT); // it has moved, which a crash has kept from its handle
         }
         self.keep_dir(gfid);
         Ok(*gfid)
@@ -96,6 +95,20 @@ impl ModelStore {
     fn drop_dir(&mut self, gfid: &Gfid) {
         if let Some(dirs) = &mut self.dirs {
             dirs.remove(gfid);
+        }
+    }
+
+    /// A crash may have kept a copy's way into the limbo from its handle.
+    fn heal_limbo(&mut self) {
+        let in_limbo: Vec<(Spot, Gfid)> = self.fs(|fs| {
+            let entries = fs.entries.iter().filter(|(spot, _)| spot.0 == LIMBO);
+            entries.map(|(spot, gfid)| (spot.clone(), *gfid)).collect()
+        });
+        for (spot, gfid) in in_limbo {
+            if self.fs(|fs| fs.dir_handles.get(&gfid) != Some(&spot)) {
+                // Fails on a process that is dead by now, which opens nothing any more.
+                self.put_dir_handle(&gfid, &spot.0, &spot.1).ok();
+            }
         }
     }
 

@@ -156,6 +156,7 @@ impl PosixStore {
             bucket: (rand::random(), 0),
         };
         store.count_parked_links()?;
+        store.heal_limbo()?;
         Ok(store)
     }
 
@@ -184,8 +185,9 @@ impl PosixStore {
         };
         let meta = read_meta_of_dir(fd.as_fd())?;
         if meta.gfid != *gfid {
-            self.report_damage(format!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid));
-            return Err(Errno::EIO);
+            // It has moved, which a crash has kept from its handle: see `heal_dir_handle`.
+            tracing::info!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid);
+            return Err(Errno::ENOENT);
         }
         let fd = Arc::new(fd);
         self.metas.put(*gfid, meta);
@@ -229,6 +231,18 @@ impl PosixStore {
         }
         tracing::warn!(brick = %self.path.display(), gfid = %meta.gfid, "the handle of a directory was missing");
         self.put_dir_handle(&meta.gfid, parent, name)
+    }
+
+    /// A crash may have kept a copy's way into the limbo from its handle.
+    fn heal_limbo(&mut self) -> Result<(), Errno> {
+        for name in self.own_names(self.limbo.as_fd())? {
+            let gfid: Option<Gfid> = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
+            let Some(gfid) = gfid else { continue };
+            if self.dir_place(&gfid)? != Some((limbo_gfid(), name.clone())) {
+                self.put_dir_handle(&gfid, &limbo_gfid(), &name)?;
+            }
+        }
+        Ok(())
     }
 
     /// stat(2) of an object of this brick.
