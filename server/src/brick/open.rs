@@ -7,7 +7,7 @@ use crate::brick::log::EffectLog;
 use crate::brick::meta::Position;
 use crate::brick::set::SetEngine;
 use crate::brick::store::posix::PosixStore;
-use crate::brick::volume::recover::redo_last;
+use crate::brick::volume::recover::{redo_last, untold};
 use crate::brick::volume::{BoxFuture, PeerCall, PeerReply, Slot, Volume, World};
 use anyhow::{Context as _, ensure};
 use brickfs_common::attr::Timestamp;
@@ -47,7 +47,7 @@ pub fn open_volume(map: VolumeMap, node: NodeId) -> Arc<Volume<PosixStore>> {
     let is_elsewhere = |set: &SetMap| set.members.first().is_some_and(|member| member.node != node);
     let mut open = |set: &SetMap| match open_set(&map, set) {
         Ok((engine, effects)) => {
-            last.extend(effects.iter().max_by_key(|effect| effect.position).map(|effect| (set.id, effect.clone())));
+            last.extend(untold(&effects).map(|effect| (set.id, effect.clone())));
             results.extend(effects.into_iter().map(|effect| (set.id, effect)));
             Slot::Open(Box::new(engine))
         }

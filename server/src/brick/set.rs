@@ -46,6 +46,17 @@ pub enum Stage {
     Released,
 }
 
+/// What a directory's home is to be told: at once one thing only, for what is told later to arrive later.
+#[derive(Clone, Copy, Default)]
+pub struct Touch {
+    /// When entries changed last.
+    pub time: Timestamp,
+    /// Counts the changes.
+    pub changes: u64,
+    /// The home is being told.
+    pub is_sent: bool,
+}
+
 /// What a dentry set knows of a name by itself.
 pub enum Look {
     /// An object that is homed here.
@@ -72,8 +83,11 @@ pub struct SetEngine<S> {
     pub committed: BTreeMap<TxId, Committed>,
     /// Counts closings of directories that were not here: what a materialise asked before is void.
     pub closings: u64,
-    /// Finished parts of transactions whose touches have not been sent to other sets.
-    pub unsent_touches: Vec<Effect>,
+    /// Counts what transactions did to names here, over restarts too: a claim that was denied before is
+    /// not the claim that was made since, even if it reads the same.
+    pub name_changes: u64,
+    /// Directories of which the homes have not been told yet that entries changed here.
+    pub touches: BTreeMap<Gfid, Touch>,
     /// Effects applied in this process, and how many of them a barrier has passed.
     pub applied: u64,
     /// See `applied`.
@@ -98,7 +112,9 @@ impl<S: BrickStore> SetEngine<S> {
         let stage = |is_flushed| if is_flushed { Stage::Flushed } else { Stage::Finishing };
         let commits = store.commits()?.into_iter();
         let committed = commits
-            .map(|(tx, participants, is_flushed)| (tx, Committed { participants, stage: stage(is_flushed), is_busy: false }))
+            .map(|(tx, participants, is_flushed)| {
+                (tx, Committed { participants, stage: stage(is_flushed), is_busy: false })
+            })
             .collect();
         Ok(SetEngine {
             id,
@@ -107,7 +123,8 @@ impl<S: BrickStore> SetEngine<S> {
             undecided: HashSet::new(),
             committed,
             closings: 0,
-            unsent_touches: Vec::new(),
+            name_changes: position.seq + 1,
+            touches: BTreeMap::new(),
             applied: 0,
             flushed: 0,
             failed: None,

@@ -1,13 +1,14 @@
 //! Directories on several sets: copies for the children that live there, and what a change of entries
 //! says to the directory's home (PROTOCOL 9, 26-28).
 
-use super::{PeerCall, PeerReply, Volume};
+use super::{PeerCall, PeerReply, State, Volume};
 use crate::brick::effect::{Effect, Place, Step};
+use crate::brick::set::{SetEngine, Touch};
 use crate::brick::store::BrickStore;
-use brickfs_common::attr::Timestamp;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId};
+use std::collections::HashSet;
 
 /// Deepest path that a copy is made for; a bound for damaged handles, not for users.
 const DEPTH_MAX: usize = 100_000;
@@ -56,28 +57,82 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// Tells the homes of directories that are homed elsewhere of an effect that changed entries of them
-    /// on `set`. What cannot be told now is told when the set is opened again.
+    /// on `set`. What cannot be told now is told with the next barrier, or when the set is opened again.
     pub(super) async fn send_touches(&self, set: SetId, effect: &Effect) {
-        for (dir, subdirs) in touched(effect) {
-            let Some(home) = self.home_seen_from(set, &dir) else { continue };
-            if home != set {
-                self.touch(home, dir, set, effect.time, subdirs).await;
+        if let Ok(engine) = self.lock().set(set) {
+            engine.note_touches(effect);
+        }
+        self.tell_touches(set).await;
+    }
+
+    /// Tells what homes have to be told of changes on a set, if it is of this node.
+    pub(super) async fn tell_touches(&self, set: SetId) {
+        let mut not_told = HashSet::new();
+        loop {
+            let next = match self.lock().next_touch(set, &not_told) {
+                Ok(Some(next)) => next,
+                Ok(None) | Err(_) => return,
+            };
+            let (dir, home, touch, subdirs) = next;
+            let told = self.peer(home, PeerCall::Touch { dir, set, time: touch.time, subdirs }).await;
+            if let Err(error) = &told {
+                tracing::warn!(%dir, %home, "the home of a directory could not be told of a change yet: {error}");
+                not_told.insert(dir);
+            }
+            if let Ok(engine) = self.lock().set(set) {
+                engine.end_touch(&dir, &touch, told.is_ok());
             }
         }
     }
+}
 
-    async fn touch(&self, home: SetId, dir: Gfid, set: SetId, time: Timestamp, subdirs: Option<u32>) {
-        if let Err(error) = self.peer(home, PeerCall::Touch { dir, set, time, subdirs }).await {
-            tracing::warn!(%dir, %home, "the home of a directory could not be told of a change: {error}");
+/// What a home is told: directory, home, the touch, subdirectories on this set now.
+type Told = (Gfid, SetId, Touch, Option<u32>);
+
+impl<S: BrickStore> State<S> {
+    /// The next directory whose home is to be told of changes on a set.
+    fn next_touch(&mut self, set: SetId, not_told: &HashSet<Gfid>) -> Result<Option<Told>, Errno> {
+        let root_home = self.map.root_home;
+        let engine = self.set(set)?;
+        let waiting: Vec<Gfid> = engine
+            .touches
+            .iter()
+            .filter(|(dir, touch)| !touch.is_sent && !not_told.contains(dir))
+            .map(|(dir, _)| *dir)
+            .collect();
+        for dir in waiting {
+            let meta = engine.store.meta(&dir).ok();
+            let home = if dir == Gfid::ROOT { Some(root_home) } else { meta.as_ref().map(|meta| meta.home) };
+            match (home.filter(|home| *home != set), engine.touches.get_mut(&dir)) {
+                (Some(home), Some(touch)) => {
+                    touch.is_sent = true;
+                    return Ok(Some((dir, home, *touch, meta.map(|meta| meta.subdirs))));
+                }
+                // It is homed here, or gone.
+                _ => drop(engine.touches.remove(&dir)),
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl<S: BrickStore> SetEngine<S> {
+    /// Homes are to be told of what an effect touched.
+    pub(super) fn note_touches(&mut self, effect: &Effect) {
+        for (dir, _) in touched(effect) {
+            let touch = self.touches.entry(dir).or_default();
+            touch.time = touch.time.max(effect.time);
+            touch.changes += 1;
         }
     }
 
-    fn home_seen_from(&self, set: SetId, dir: &Gfid) -> Option<SetId> {
-        let mut state = self.lock();
-        if *dir == Gfid::ROOT {
-            return Some(state.map.root_home);
+    /// A home was told, or not.
+    fn end_touch(&mut self, dir: &Gfid, told: &Touch, is_told: bool) {
+        let Some(touch) = self.touches.get_mut(dir) else { return };
+        touch.is_sent = false;
+        if is_told && touch.changes == told.changes {
+            self.touches.remove(dir);
         }
-        state.set(set).ok()?.store.meta(dir).ok().map(|meta| meta.home)
     }
 }
 

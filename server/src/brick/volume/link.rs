@@ -65,7 +65,7 @@ impl<S: BrickStore> Volume<S> {
         match self.hold_names(tx, vec![(dentry_set, item)]).await?[0] {
             Old::Absent => Ok(()),
             Old::Native(..) => Err(Errno::EEXIST.into()),
-            Old::Claim(claim) => match self.confirm(new_parent.gfid, new_name, claim).await? {
+            Old::Claim(claim) => match self.confirm(new_parent.gfid, new_name, claim, 0).await? {
                 Seen::Found(_) => Err(Errno::EEXIST.into()),
                 Seen::Absent(_) => Ok(()),
             },

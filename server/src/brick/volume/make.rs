@@ -86,14 +86,15 @@ impl<S: BrickStore> Volume<S> {
 }
 
 impl<S: BrickStore> State<S> {
-    /// Makes the object if nothing is in the way. `denied` is a claim that its home has denied.
-    fn try_make(&mut self, set: SetId, order: &Order<'_>, denied: Option<Claim>) -> Result<Attempt, Errno> {
+    /// Makes the object if nothing is in the way. `denied` is a claim that its home has denied, as of
+    /// `SetEngine::name_changes`.
+    fn try_make(&mut self, set: SetId, order: &Order<'_>, denied: Option<(Claim, u64)>) -> Result<Attempt, Errno> {
         let (parent, name) = (order.parent.gfid, order.name);
         let mut steps = Vec::with_capacity(3);
         let engine = self.set(set)?;
         match engine.look(&parent, name.as_bytes())? {
             Look::Absent => {}
-            Look::Claim(claim) if denied == Some(claim) => {
+            Look::Claim(claim) if denied == Some((claim, engine.name_changes)) => {
                 steps.push(Step::DropClaim { place: Place::new(parent, name), gfid: claim.gfid });
             }
             Look::Native(_) | Look::Claim(_) | Look::Held(_) => return Ok(Attempt::InTheWay),

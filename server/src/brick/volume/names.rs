@@ -14,7 +14,7 @@ use brickfs_common::name::Name;
 /// A name that its dentry set has itself.
 fn native(gfid: Gfid, set: SetId, kind: Kind) -> Seen {
     let object = ObjectRef { gfid, home: set };
-    Seen::Found(Found { object, kind, claim: None, attr: None })
+    Seen::Found(Found { object, kind, claim: None, name_changes: 0, attr: None })
 }
 
 /// What a name leads to.
@@ -26,6 +26,8 @@ pub struct Found {
     pub kind: Kind,
     /// The dentry set's claim, where the object is homed elsewhere.
     pub claim: Option<Claim>,
+    /// `SetEngine::name_changes` of the dentry set when it was asked.
+    pub name_changes: u64,
     /// Attributes, where they came with the answer.
     pub attr: Option<Attr>,
 }
@@ -34,8 +36,8 @@ pub struct Found {
 pub enum Seen {
     /// It leads to an object.
     Found(Found),
-    /// It does not exist. A claim that its home has denied may be left.
-    Absent(Option<Claim>),
+    /// It does not exist. A claim that its home has denied may be left, as of `SetEngine::name_changes`.
+    Absent(Option<(Claim, u64)>),
 }
 
 impl<S: BrickStore> Volume<S> {
@@ -51,18 +53,19 @@ impl<S: BrickStore> Volume<S> {
             if !self.is_here(set) {
                 return self.see_elsewhere(set, parent, name).await;
             }
-            let look = {
+            let (look, name_changes) = {
                 let mut state = self.lock();
                 let engine = state.set(set)?;
-                match below {
+                let look = match below {
                     true => engine.look_below(&parent, name.as_bytes())?,
                     false => engine.look(&parent, name.as_bytes())?,
-                }
+                };
+                (look, engine.name_changes)
             };
             match look {
                 Look::Native(meta) => return Ok(native(meta.gfid, set, meta.kind)),
                 Look::Absent => return Ok(Seen::Absent(None)),
-                Look::Claim(claim) => return self.confirm(parent, name, claim).await,
+                Look::Claim(claim) => return self.confirm(parent, name, claim, name_changes).await,
                 Look::Held(tx) => below = self.outcome_of(set, tx, waits).await?,
             }
         }
@@ -70,15 +73,23 @@ impl<S: BrickStore> Volume<S> {
 
     async fn see_elsewhere(&self, set: SetId, parent: Gfid, name: &Name) -> Result<Seen, Errno> {
         match self.peer(set, PeerCall::Look { place: Place::new(parent, name) }).await? {
-            PeerReply::Name(Old::Absent) => Ok(Seen::Absent(None)),
-            PeerReply::Name(Old::Native(gfid, kind)) => Ok(native(Gfid(gfid), set, kind)),
-            PeerReply::Name(Old::Claim(claim)) => self.confirm(parent, name, claim).await,
+            PeerReply::Name { old, name_changes } => match old {
+                Old::Absent => Ok(Seen::Absent(None)),
+                Old::Native(gfid, kind) => Ok(native(Gfid(gfid), set, kind)),
+                Old::Claim(claim) => self.confirm(parent, name, claim, name_changes).await,
+            },
             _ => Err(Errno::EPROTO),
         }
     }
 
     /// Asks a claim's home whether its object bears the name.
-    pub(super) async fn confirm(&self, parent: Gfid, name: &Name, claim: Claim) -> Result<Seen, Errno> {
+    pub(super) async fn confirm(
+        &self,
+        parent: Gfid,
+        name: &Name,
+        claim: Claim,
+        name_changes: u64,
+    ) -> Result<Seen, Errno> {
         let place = Place::new(parent, name);
         let gfid = Gfid(claim.gfid);
         match self.peer(claim.home, PeerCall::Confirm { gfid, place }).await? {
@@ -86,9 +97,10 @@ impl<S: BrickStore> Volume<S> {
                 object: ObjectRef { gfid, home: claim.home },
                 kind: attr.kind,
                 claim: Some(claim),
+                name_changes,
                 attr: Some(*attr),
             })),
-            _ => Ok(Seen::Absent(Some(claim))),
+            _ => Ok(Seen::Absent(Some((claim, name_changes)))),
         }
     }
 

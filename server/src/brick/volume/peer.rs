@@ -43,8 +43,9 @@ pub enum PeerCall {
     Ask { tx: TxId },
     /// Entries of a directory changed at the asking set; of its home (PROTOCOL 28).
     Touch { dir: Gfid, set: SetId, time: Timestamp, subdirs: Option<u32> },
-    /// The home denies this claim, or its object has lost the name.
-    DropClaim { place: Place, gfid: Gfid },
+    /// The object has lost the name since the dentry set was asked for it: its claim goes, unless something
+    /// was done to names there since (`SetEngine::name_changes`).
+    DropClaim { place: Place, gfid: Gfid, name_changes: u64 },
     /// What children of a directory inherit has changed (PROTOCOL 27).
     Inherit { copy: CopyOf },
     /// A directory was renamed at its home (PROTOCOL 26).
@@ -82,8 +83,8 @@ pub enum TxState {
 pub enum PeerReply {
     /// Done.
     Done,
-    /// To `Look`.
-    Name(Old),
+    /// To `Look`, with `SetEngine::name_changes`.
+    Name { old: Old, name_changes: u64 },
     /// To `HasDir`: whether it has; how often a directory was closed here that was not.
     HasDir { has_it: bool, closings: u64 },
     /// To `Describe`.
@@ -123,10 +124,25 @@ impl<S: BrickStore> Volume<S> {
                 }
             };
             match answer {
-                Answer::Now(result) => return result,
+                Answer::Now(result) => {
+                    if matches!(call, PeerCall::Finish { .. }) {
+                        self.tell_touches_later(to);
+                    }
+                    return result;
+                }
                 // The sender is dropped only with the volume: then the next round answers with an error.
                 Answer::After(receiver) => drop(receiver.await),
             }
+        }
+    }
+}
+
+impl<S: BrickStore> Volume<S> {
+    /// Tells homes of changes on a set beside the caller, who must not wait for a third set.
+    fn tell_touches_later(&self, set: SetId) {
+        let Some(me) = self.me.upgrade() else { return };
+        if me.lock().set(set).is_ok_and(|engine| engine.touches.values().any(|touch| !touch.is_sent)) {
+            self.world.spawn(Box::pin(async move { me.tell_touches(set).await }));
         }
     }
 }
@@ -177,7 +193,7 @@ fn serve<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCa
                 Some(receiver) => Answer::After(receiver),
                 None => Answer::Now(Err(Errno::EAGAIN)),
             },
-            Ok(look) => Answer::Now(Ok(PeerReply::Name(old_of(look)))),
+            Ok(look) => Answer::Now(Ok(PeerReply::Name { old: old_of(look), name_changes: set.name_changes })),
             Err(error) => Answer::Now(Err(error)),
         },
         PeerCall::Await { tx, items } => match set.held.blocker(tx, items).and_then(|b| set.held.wait(&b)) {
@@ -192,6 +208,12 @@ fn serve<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCa
             Ok(Ok(has_it)) => Answer::Now(Ok(PeerReply::HasDir { has_it, closings: set.closings })),
             Err(error) => Answer::Now(Err(error)),
         },
+        PeerCall::MakeCopies { copies, .. } if set.place_holder(copies).is_some() => {
+            match set.place_holder(copies).and_then(|tx| set.held.wait(&tx)) {
+                Some(receiver) => Answer::After(receiver),
+                None => Answer::Now(Ok(PeerReply::Busy)),
+            }
+        }
         PeerCall::Describe { dir } => match set.takes_entries(dir) {
             Ok(Err(tx)) => match set.held.wait(&tx) {
                 Some(receiver) => Answer::After(receiver),
@@ -251,8 +273,9 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             set.store.touch_from(dir, *from, *time, *subdirs)?;
             serve_now(set, context, &PeerCall::GetAttr { gfid: *dir })
         }
-        PeerCall::DropClaim { place, gfid } => {
-            let is_it = set.store.claim(&place.parent(), &place.name)?.is_some_and(|claim| claim.gfid == gfid.0);
+        PeerCall::DropClaim { place, gfid, name_changes } => {
+            let is_it = set.name_changes == *name_changes
+                && set.store.claim(&place.parent(), &place.name)?.is_some_and(|claim| claim.gfid == gfid.0);
             if is_it && set.held.name_holder(place).is_none() {
                 let step = Step::DropClaim { place: place.clone(), gfid: gfid.0 };
                 set.commit(None, context.now, vec![step], Default::default())?;
@@ -266,7 +289,9 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             Ok(PeerReply::Done)
         }
         PeerCall::Follow { dir, to, position } => {
-            if set.store.has_dir(dir)? && set.store.has_dir(&to.parent())? {
+            // What has lost the name and does not know yet is in the way: then the copy stays.
+            let is_free = set.native(&to.parent(), &to.name)?.is_none();
+            if is_free && set.store.has_dir(dir)? && set.store.has_dir(&to.parent())? {
                 let step = Step::Follow { gfid: dir.0, to: to.clone(), position: *position };
                 set.commit(None, context.now, vec![step], Default::default())?;
             }
@@ -278,6 +303,20 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
         }
         PeerCall::Prepare { .. } | PeerCall::Await { .. } | PeerCall::Describe { .. } => Err(Errno::EPROTO),
         PeerCall::Look { .. } | PeerCall::HasDir { .. } | PeerCall::LockRenames { .. } => Err(Errno::EPROTO),
+    }
+}
+
+impl<S: BrickStore> SetEngine<S> {
+    /// The transaction that will take away what is still where a copy is to be: the directory's home knows
+    /// that it is committed, this set does not yet.
+    fn place_holder(&mut self, copies: &[(Place, CopyOf)]) -> Option<TxId> {
+        if self.held.is_empty() {
+            return None;
+        }
+        copies.iter().find_map(|(place, _)| {
+            let in_the_way = self.native(&place.parent(), &place.name).ok()??;
+            self.held.name_holder(place).or_else(|| self.held.object_holder(&in_the_way.gfid))
+        })
     }
 }
 

@@ -13,12 +13,23 @@ use std::time::Instant;
 
 impl<S: BrickStore> Volume<S> {
     /// Settles what an earlier process of any node has left between the sets. `last` are the last effects
-    /// of the sets of this node. Done again when a node comes back.
+    /// of the sets of this node, and all those that changed numbers of subdirectories: homes may not have
+    /// been told of them. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
         self.settle_all().await;
         for (set, effect) in last {
-            self.send_touches(set, &effect).await;
+            if let Ok(engine) = self.lock().set(set) {
+                engine.note_touches(&effect);
+            }
             self.pass_on_again(set, &effect).await;
+        }
+        self.tell_all_touches().await;
+    }
+
+    async fn tell_all_touches(&self) {
+        let sets: Vec<SetId> = self.lock().set_ids().collect();
+        for set in sets {
+            self.tell_touches(set).await;
         }
     }
 
@@ -46,7 +57,7 @@ impl<S: BrickStore> Volume<S> {
             TxState::Undecided => return Ok(()),
         };
         self.peer(set, PeerCall::Finish { tx, is_committed, items: Vec::new() }).await?;
-        self.send_finish_touches(set).await;
+        self.tell_touches(set).await;
         Ok(())
     }
 
@@ -86,6 +97,7 @@ impl<S: BrickStore> Volume<S> {
     /// Lets go what was only waited for because of other disks. Called every few seconds; may sleep.
     pub async fn pass_barriers(&self) {
         self.settle_all().await;
+        self.tell_all_touches().await;
         let waiting = self.lock().waiting_for_barriers();
         let mut sets: Vec<SetId> =
             waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
@@ -227,6 +239,14 @@ impl<S: BrickStore> crate::brick::set::SetEngine<S> {
             Err(error) => tracing::warn!(set = %self.id, %tx, "a transaction could not be forgotten: {error}"),
         }
     }
+}
+
+/// The effects of a set's log whose touches may not have reached the homes of the directories: the last,
+/// and, since counts of subdirectories must be right in the end, all that changed one.
+pub fn untold(effects: &[Effect]) -> impl Iterator<Item = &Effect> {
+    let last = effects.iter().map(|effect| effect.position).max();
+    let changes_count = |step: &Step| matches!(step, Step::TouchDir { subdirs: Some(_), .. });
+    effects.iter().filter(move |effect| Some(effect.position) == last || effect.steps.iter().any(changes_count))
 }
 
 /// Finishes the last effect of a set's log and says what of the log still counts.

@@ -53,7 +53,11 @@ impl<S: BrickStore> Volume<S> {
             return;
         }
         let set = self.lock().dentry_set(&parent.gfid, name);
-        let drop = PeerCall::DropClaim { place: Place::new(parent.gfid, name), gfid: found.object.gfid };
+        let drop = PeerCall::DropClaim {
+            place: Place::new(parent.gfid, name),
+            gfid: found.object.gfid,
+            name_changes: found.name_changes,
+        };
         if let Err(error) = self.peer(set, drop).await {
             tracing::info!(%set, "a claim stays until its name is used again: {error}");
         }

@@ -309,9 +309,9 @@ impl<S: BrickStore> Volume<S> {
             Old::Absent => Ok(None),
             Old::Native(gfid, kind) => {
                 let object = ObjectRef { gfid: Gfid(gfid), home: it.new.dentry_set };
-                Ok(Some(Found { object, kind, claim: None, attr: None }))
+                Ok(Some(Found { object, kind, claim: None, name_changes: 0, attr: None }))
             }
-            Old::Claim(claim) => match self.confirm(it.new.parent.gfid, it.new.name, claim).await? {
+            Old::Claim(claim) => match self.confirm(it.new.parent.gfid, it.new.name, claim, 0).await? {
                 Seen::Found(found) => Ok(Some(found)),
                 Seen::Absent(_) => Ok(None),
             },

@@ -136,6 +136,7 @@ impl<S: BrickStore> Volume<S> {
         let engine = state.set(tx.set)?;
         engine.undecided.remove(&tx.id);
         engine.held.release(&tx.id);
+        engine.name_changes += 1;
         if !others.is_empty() {
             engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing, is_busy: false });
         }
@@ -205,12 +206,7 @@ async fn finish_all<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, par
 }
 
 /// Objects before names.
-async fn finish_each<S: BrickStore>(
-    volume: &Volume<S>,
-    set: SetId,
-    tx: TxId,
-    participants: Vec<Participant>,
-) -> bool {
+async fn finish_each<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, participants: Vec<Participant>) -> bool {
     let holds_name = |(_, items): &Participant| items.iter().any(|item| matches!(item, Item::Name { .. }));
     let (last, first): (Vec<_>, Vec<_>) = participants.into_iter().partition(holds_name);
     for (to, items) in first.into_iter().chain(last) {
@@ -220,7 +216,7 @@ async fn finish_each<S: BrickStore>(
             return false;
         }
         volume.note_finished_by(set, tx, to);
-        volume.send_finish_touches(to).await;
+        volume.tell_touches(to).await;
     }
     true
 }
@@ -255,7 +251,8 @@ impl Tx {
 /// The items, in their places: an object that moves on in the same transaction (an exchange) is not taken
 /// from its name as one is that is replaced.
 fn without_moved(items: &[Item]) -> Vec<Item> {
-    let moves = |gfid: &[u8; 16]| items.iter().any(|item| matches!(item, Item::Move { gfid: moved, .. } if moved == gfid));
+    let moves =
+        |gfid: &[u8; 16]| items.iter().any(|item| matches!(item, Item::Move { gfid: moved, .. } if moved == gfid));
     let without = |item: &Item| match item {
         Item::Name { place, new, old: Old::Native(gfid, _) } if moves(gfid) => {
             Item::Name { place: place.clone(), new: *new, old: Old::Absent }
@@ -296,8 +293,9 @@ impl<S: BrickStore> SetEngine<S> {
         }
         let mut steps = vec![Step::Finish { tx: *tx, is_committed, items, rests, parts, is_parked }];
         steps.extend(self.touch_steps(&changes)?);
+        self.name_changes += 1;
         let effect = self.commit(None, context.now, steps, Default::default())?;
-        self.unsent_touches.push(effect);
+        self.note_touches(&effect);
         match coordinator {
             Some(_) if is_parked => self.held.finish(tx),
             _ => drop(self.held.release(tx)),
@@ -380,18 +378,5 @@ impl<S: BrickStore> SetEngine<S> {
         self.commit(None, context.now, vec![step], Default::default())?;
         self.held.release(tx);
         Ok(())
-    }
-}
-
-impl<S: BrickStore> Volume<S> {
-    /// Tells homes elsewhere of directories that a finish on a set has touched.
-    pub(super) async fn send_finish_touches(&self, set: SetId) {
-        let effects = match self.lock().set(set) {
-            Ok(engine) => std::mem::take(&mut engine.unsent_touches),
-            Err(_) => return,
-        };
-        for effect in effects {
-            self.send_touches(set, &effect).await;
-        }
     }
 }

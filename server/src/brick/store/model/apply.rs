@@ -296,8 +296,10 @@ impl ModelStore {
         replaced: Option<([u8; 16], Rest)>,
         at: &Stamp,
     ) -> Result<(), Errno> {
+        // Looked at first: a directory whose handle a crash left behind gets it back.
+        let is_moved = self.bears(&gfid, &to.parent(), &to.name)?;
         let is_dir = self.meta(&gfid)?.kind == Kind::Directory;
-        if !self.bears(&gfid, &to.parent(), &to.name)? {
+        if !is_moved {
             let from = match self.dir_place(&gfid)? {
                 Some((parent, name)) if is_dir => Place { parent: parent.0, name },
                 _ => from.clone(),
@@ -348,6 +350,10 @@ impl ModelStore {
                 fs.entries.insert(b, first);
                 Ok(())
             })?;
+        }
+        // Both names are looked at first: directories whose handles still lead to the other get them back.
+        for place in [one.1, two.1] {
+            self.entry(&place.parent(), &place.name)?;
         }
         for (gfid, place) in [(one.0, two.1), (two.0, one.1)] {
             if self.meta(&gfid)?.kind == Kind::Directory {

@@ -34,6 +34,7 @@ pub struct ModelStore {
     /// the cache is so small that nothing stays in it.
     dirs: Option<BTreeSet<Gfid>>,
     parked_links: BTreeMap<Gfid, u32>,
+    parked_dirs: BTreeSet<Gfid>,
 }
 
 impl ModelStore {
@@ -44,13 +45,16 @@ impl ModelStore {
             (disks.device(set), disks.fs(set).parked.values().copied().collect())
         };
         let dirs = keeps_dirs.then(BTreeSet::new);
-        let mut store =
-            ModelStore { set, damage: Vec::new(), device, disks, process, dirs, parked_links: BTreeMap::new() };
+        let (parked_links, parked_dirs) = (BTreeMap::new(), BTreeSet::new());
+        let mut store = ModelStore { set, damage: Vec::new(), device, disks, process, dirs, parked_links, parked_dirs };
         for gfid in parked {
             if store.fs(|fs| fs.inodes.get(&gfid).is_some_and(|inode| inode.meta.kind != Kind::Directory)) {
                 *store.parked_links.entry(gfid).or_insert(0) += 1;
+            } else {
+                store.parked_dirs.insert(gfid);
             }
         }
+        store.heal_limbo();
         store
     }
 
@@ -66,6 +70,9 @@ impl ModelStore {
 
     /// Finds a directory: ENOENT if this brick has none of that gfid, or not where its handle says.
     fn dir(&mut self, gfid: &Gfid) -> Result<Gfid, Errno> {
+        if self.parked_dirs.contains(gfid) {
+            return Err(Errno::ENOENT);
+        }
         if *gfid == Gfid::ROOT || *gfid == LIMBO || self.dirs.as_ref().is_some_and(|dirs| dirs.contains(gfid)) {
             return Ok(*gfid);
         }
@@ -73,9 +80,7 @@ impl ModelStore {
         self.dir(&spot.0)?;
         let found = self.fs(|fs| fs.entries.get(&spot).copied()).ok_or(Errno::ENOENT)?;
         if found != *gfid {
-            let name = spot.1.escape_ascii();
-            self.report_damage(format!("handle of directory {gfid} leads to {name} ({found})"));
-            return Err(Errno::EIO);
+            return Err(Errno::ENOENT); // it has moved, which a crash has kept from its handle
         }
         self.keep_dir(gfid);
         Ok(*gfid)
@@ -90,6 +95,20 @@ impl ModelStore {
     fn drop_dir(&mut self, gfid: &Gfid) {
         if let Some(dirs) = &mut self.dirs {
             dirs.remove(gfid);
+        }
+    }
+
+    /// A crash may have kept a copy's way into the limbo from its handle.
+    fn heal_limbo(&mut self) {
+        let in_limbo: Vec<(Spot, Gfid)> = self.fs(|fs| {
+            let entries = fs.entries.iter().filter(|(spot, _)| spot.0 == LIMBO);
+            entries.map(|(spot, gfid)| (spot.clone(), *gfid)).collect()
+        });
+        for (spot, gfid) in in_limbo {
+            if self.fs(|fs| fs.dir_handles.get(&gfid) != Some(&spot)) {
+                // Fails on a process that is dead by now, which opens nothing any more.
+                self.put_dir_handle(&gfid, &spot.0, &spot.1).ok();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! What a store does at start with the last effect of its log, step by step as `posix::redo` does.
 
 use super::ModelStore;
-use crate::brick::effect::{Effect, Stamp, Step};
+use crate::brick::effect::{Effect, Item, Place, Stamp, Step};
 use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
@@ -10,6 +10,10 @@ use brickfs_common::ids::Gfid;
 impl ModelStore {
     pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
         let at = effect.stamp();
+        for place in effect.steps.iter().flat_map(new_places) {
+            // A directory that got there gets the handle that it may not have got.
+            self.entry(&place.parent(), &place.name)?;
+        }
         let is_cut = match effect.steps.iter().find_map(changed_object) {
             Some(gfid) => self.is_before(&gfid, &at)?,
             None => false,
@@ -56,6 +60,23 @@ impl ModelStore {
             Err(Errno::ESTALE | Errno::EIO) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+}
+
+/// The places that a step moves directories to.
+fn new_places(step: &Step) -> Vec<&Place> {
+    match step {
+        Step::Move { to, .. } | Step::Follow { to, .. } => vec![to],
+        Step::Exchange { from, to, .. } => vec![from, to],
+        Step::Finish { items, .. } => items.iter().filter_map(moved_to).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn moved_to(item: &Item) -> Option<&Place> {
+    match item {
+        Item::Move { to, .. } => Some(to),
+        _ => None,
     }
 }
 

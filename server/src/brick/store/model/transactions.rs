@@ -156,7 +156,10 @@ impl ModelStore {
         if parent != LIMBO {
             self.dir(&parent)?;
         }
-        unless(self.park((parent, name), (*how.tx, index)), Errno::ENOENT)
+        unless(self.park((parent, name), (*how.tx, index)), Errno::ENOENT)?;
+        self.drop_dir(&gfid);
+        self.parked_dirs.insert(gfid);
+        Ok(())
     }
 
     fn undo_item(&mut self, how: &Finishing<'_>, index: usize, item: &Item) -> Result<(), Errno> {
@@ -184,7 +187,9 @@ impl ModelStore {
                 if parent != LIMBO {
                     self.dir(&parent)?;
                 }
-                unless(self.unpark((*how.tx, index), (parent, name)), Errno::ENOENT)
+                unless(self.unpark((*how.tx, index), (parent, name)), Errno::ENOENT)?;
+                self.parked_dirs.remove(&Gfid(*gfid));
+                Ok(())
             }
         }
     }
@@ -228,6 +233,7 @@ impl ModelStore {
                 Ok(())
             });
             unless(removed, Errno::ENOENT)?;
+            self.parked_dirs.remove(&gfid);
             self.clear_claims(&gfid)?;
             return self.forget_dir(&gfid);
         };

@@ -77,6 +77,8 @@ pub struct PosixStore {
     clients: OwnedFd,
     /// How many links of a file are parked: they are not names.
     parked_links: HashMap<Gfid, u32>,
+    /// Directories that are parked: until they are given back they are not here.
+    parked_dirs: HashSet<Gfid>,
     dirs: LruCache<Gfid, Arc<OwnedFd>>,
     files: LruCache<Gfid, Arc<OwnedFd>>,
     metas: LruCache<Gfid, Meta>,
@@ -143,6 +145,7 @@ impl PosixStore {
             parked: sub(b"parked")?,
             clients: sub(b"clients")?,
             parked_links: HashMap::new(),
+            parked_dirs: HashSet::new(),
             handles: sub(b"handles")?,
             orphans: sub(b"orphans")?,
             claims: sub(b"claims")?,
@@ -158,6 +161,7 @@ impl PosixStore {
             bucket: (rand::random(), 0),
         };
         store.count_parked_links()?;
+        store.heal_limbo()?;
         Ok(store)
     }
 
@@ -171,6 +175,9 @@ impl PosixStore {
         if *gfid == Gfid::ROOT {
             return Ok(self.root.clone());
         }
+        if self.parked_dirs.contains(gfid) {
+            return Err(Errno::ENOENT);
+        }
         if let Some(fd) = self.dirs.get(gfid) {
             return Ok(fd.clone());
         }
@@ -183,8 +190,9 @@ impl PosixStore {
         };
         let meta = read_meta_of_dir(fd.as_fd())?;
         if meta.gfid != *gfid {
-            self.report_damage(format!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid));
-            return Err(Errno::EIO);
+            // It has moved, which a crash has kept from its handle: see `heal_dir_handle`.
+            tracing::info!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid);
+            return Err(Errno::ENOENT);
         }
         let fd = Arc::new(fd);
         self.metas.put(*gfid, meta);
@@ -237,6 +245,18 @@ impl PosixStore {
         }
         tracing::warn!(brick = %self.path.display(), gfid = %meta.gfid, "the handle of a directory was missing");
         self.put_dir_handle(&meta.gfid, parent, name)
+    }
+
+    /// A crash may have kept a copy's way into the limbo from its handle.
+    fn heal_limbo(&mut self) -> Result<(), Errno> {
+        for name in self.own_names(self.limbo.as_fd())? {
+            let gfid: Option<Gfid> = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
+            let Some(gfid) = gfid else { continue };
+            if self.dir_place(&gfid)? != Some((limbo_gfid(), name.clone())) {
+                self.put_dir_handle(&gfid, &limbo_gfid(), &name)?;
+            }
+        }
+        Ok(())
     }
 
     /// stat(2) of an object of this brick.

@@ -6,7 +6,7 @@
 //! from the log: their records below `.brickfs` say what is left to do.
 
 use super::{PosixStore, errno};
-use crate::brick::effect::{Effect, Stamp, Step};
+use crate::brick::effect::{Effect, Item, Place, Stamp, Step};
 use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
@@ -15,6 +15,10 @@ use brickfs_common::ids::Gfid;
 impl PosixStore {
     pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
         let at = effect.stamp();
+        for place in effect.steps.iter().flat_map(new_places) {
+            // A directory that got there gets the handle that it may not have got.
+            self.entry(&place.parent(), &place.name)?;
+        }
         let is_cut = match effect.steps.iter().find_map(changed_object) {
             Some(gfid) => self.is_before(&gfid, &at)?,
             None => false,
@@ -84,6 +88,23 @@ impl PosixStore {
             rustix::fs::ftruncate(&*file, *offset).map_err(errno)?;
         }
         Ok(false)
+    }
+}
+
+/// The places that a step moves directories to.
+fn new_places(step: &Step) -> Vec<&Place> {
+    match step {
+        Step::Move { to, .. } | Step::Follow { to, .. } => vec![to],
+        Step::Exchange { from, to, .. } => vec![from, to],
+        Step::Finish { items, .. } => items.iter().filter_map(moved_to).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn moved_to(item: &Item) -> Option<&Place> {
+    match item {
+        Item::Move { to, .. } => Some(to),
+        _ => None,
     }
 }
 

@@ -143,7 +143,11 @@ impl PosixStore {
         self.clear_copies_below(&gfid)?;
         let parent_dir = self.physical_dir(&parent)?;
         let parked = how.parked_name(index);
-        unless(rustix::fs::renameat(&*parent_dir, &name[..], &self.parked, parked.as_str()), Sys::NOENT)
+        unless(rustix::fs::renameat(&*parent_dir, &name[..], &self.parked, parked.as_str()), Sys::NOENT)?;
+        self.dirs.pop(&gfid);
+        self.metas.pop(&gfid);
+        self.parked_dirs.insert(gfid);
+        Ok(())
     }
 
     fn undo_item(&mut self, how: &Finishing<'_>, index: usize, item: &Item) -> Result<(), Errno> {
@@ -169,7 +173,12 @@ impl PosixStore {
             Item::Close { gfid } => {
                 let Some((parent, name)) = self.dir_place(&Gfid(*gfid))? else { return Ok(()) };
                 let parent_dir = self.physical_dir(&parent)?;
-                unless(rustix::fs::renameat(&self.parked, how.parked_name(index), &*parent_dir, &name[..]), Sys::NOENT)
+                unless(
+                    rustix::fs::renameat(&self.parked, how.parked_name(index), &*parent_dir, &name[..]),
+                    Sys::NOENT,
+                )?;
+                self.parked_dirs.remove(&Gfid(*gfid));
+                Ok(())
             }
         }
     }
@@ -204,6 +213,7 @@ impl PosixStore {
         let name = parked_name(tx, index);
         let Some(rest) = rest else {
             unless(rustix::fs::unlinkat(&self.parked, name, AtFlags::REMOVEDIR), Sys::NOENT)?;
+            self.parked_dirs.remove(&gfid);
             self.clear_claims(&gfid)?;
             return self.forget_dir(&gfid);
         };
@@ -227,8 +237,10 @@ impl PosixStore {
                     continue;
                 }
             };
-            if let Some(meta) = meta.filter(|meta| meta.kind != Kind::Directory) {
-                *self.parked_links.entry(meta.gfid).or_insert(0) += 1;
+            match meta {
+                Some(meta) if meta.kind == Kind::Directory => drop(self.parked_dirs.insert(meta.gfid)),
+                Some(meta) => *self.parked_links.entry(meta.gfid).or_insert(0) += 1,
+                None => {}
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use crate::brick::set::{Asker, SetEngine};
 use crate::brick::store::model::ModelStore;
 use crate::brick::store::model::disk::{Inode, Process, SharedDisks};
 use crate::brick::volume::dispatch::Admission;
-use crate::brick::volume::recover::redo_last;
+use crate::brick::volume::recover::{redo_last, untold};
 use crate::brick::volume::{Ask, BoxFuture, PeerCall, Ran, Slot, Stop, Volume};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::cluster::map::{MemberMap, SetMap, VolumeMap};
@@ -250,7 +250,7 @@ impl Cluster {
             }
             let position = Position { epoch: 1, seq };
             let engine = SetEngine::new(set, store, position).expect("the model reads its records");
-            last.extend(effects.iter().max_by_key(|effect| effect.position).map(|effect| (set, effect.clone())));
+            last.extend(untold(&effects).map(|effect| (set, effect.clone())));
             results.extend(effects.into_iter().map(|effect| (set, effect)));
             slots.push(Slot::Open(Box::new(engine)));
         }
