@@ -83,10 +83,24 @@ impl Held {
         self.objects.get(&gfid.0).copied()
     }
 
-    /// Transactions that hold names of a directory, or will move something into it.
+    /// The transaction that will give an object another name, or takes this one from it.
+    pub fn mover(&self, gfid: &Gfid, place: &Place) -> Option<TxId> {
+        let concerns = |item: &Item| match item {
+            Item::Move { gfid: moved, from, to } => *moved == gfid.0 && (from == place || to == place),
+            _ => false,
+        };
+        let tx = self.object_holder(gfid)?;
+        self.txs.get(&tx).is_some_and(|holding| holding.items.iter().any(concerns)).then_some(tx)
+    }
+
+    /// Transactions that hold names of a directory, or change what is in it.
     pub fn holders_in(&self, dir: &Gfid) -> Vec<TxId> {
-        let moves_into = |item: &Item| matches!(item, Item::Move { to, .. } if to.parent == dir.0);
-        let is_moving = |holding: &Holding| !holding.is_finished && holding.items.iter().any(moves_into);
+        let concerns = |item: &Item| match item {
+            Item::Move { from, to, .. } => from.parent == dir.0 || to.parent == dir.0,
+            Item::Drop { place, .. } => place.parent == dir.0,
+            Item::Name { .. } | Item::Close { .. } => false,
+        };
+        let is_moving = |holding: &Holding| !holding.is_finished && holding.items.iter().any(concerns);
         let mut txs: Vec<_> = self.names.iter().filter(|(place, _)| place.parent == dir.0).map(|(_, tx)| *tx).collect();
         txs.extend(self.txs.iter().filter(|(_, holding)| is_moving(holding)).map(|(tx, _)| *tx));
         txs.sort_unstable();

@@ -5,7 +5,7 @@ use super::names::Seen;
 use super::rename::name_item;
 use super::transaction::{ATTEMPTS_MAX, NotPrepared, Tx};
 use super::{Ask, Ran, Stop, Volume, known};
-use crate::brick::effect::{Claim, Effect, Old, Outcome, Place, Step};
+use crate::brick::effect::{Claim, Effect, Item, Old, Outcome, Place, Step};
 use crate::brick::store::BrickStore;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
@@ -38,9 +38,9 @@ impl<S: BrickStore> Volume<S> {
                     self.abort(tx).await;
                     continue;
                 }
-                Err(error) => {
-                    self.abort(tx).await;
-                    return Err(error.into());
+                Err(why) => {
+                    self.abort_and_wait(tx, why).await?;
+                    continue;
                 }
             };
             self.finish(object.home, id).await;
@@ -80,24 +80,30 @@ impl<S: BrickStore> Volume<S> {
         object: ObjectRef,
         new_parent: ObjectRef,
         new_name: &Name,
-    ) -> Result<Option<Effect>, Errno> {
+    ) -> Result<Option<Effect>, NotPrepared> {
         let mut state = self.lock();
         let time = state.now();
         let engine = state.set(object.home)?;
         if engine.store.meta(&object.gfid)?.kind == Kind::Directory {
-            return Err(Errno::EPERM);
+            return Err(Errno::EPERM.into());
         }
         match engine.store.link_count(&object.gfid)? {
-            0 => return Err(Errno::ENOENT),
-            LINK_MAX.. => return Err(Errno::EMLINK),
+            0 => return Err(Errno::ENOENT.into()),
+            LINK_MAX.. => return Err(Errno::EMLINK.into()),
             _ => {}
         }
         if !matches!(engine.takes_entries(&new_parent.gfid)?, Ok(true)) {
             return Ok(None);
         }
+        let place = Place::new(new_parent.gfid, new_name);
+        if let Some((gfid, other)) = engine.leaving(&place)
+            && other != tx.id
+        {
+            return Err(NotPrepared::Busy(object.home, vec![Item::Drop { place, gfid }]));
+        }
         let mut steps = vec![Step::Link { gfid: object.gfid.0, place: Place::new(new_parent.gfid, new_name) }];
         steps.extend(engine.touch_steps(&[(new_parent.gfid, 0)])?);
         let outcome = Outcome { object: known(object), parent: known(new_parent), ..Outcome::default() };
-        self.commit_tx(&mut state, tx, ask.asker, time, steps, outcome).map(Some)
+        Ok(Some(self.commit_tx(&mut state, tx, ask.asker, time, steps, outcome)?))
     }
 }

@@ -200,6 +200,13 @@ fn serve<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCa
             Some(receiver) => Answer::After(receiver),
             None => Answer::Now(Ok(PeerReply::Done)),
         },
+        PeerCall::Confirm { gfid, place } => {
+            // Its coordinator may have committed what this set has not done yet.
+            match set.held.mover(gfid, place).and_then(|tx| set.held.wait(&tx)) {
+                Some(receiver) => Answer::After(receiver),
+                None => Answer::Now(confirm(set, gfid, place)),
+            }
+        }
         PeerCall::HasDir { dir } => match set.takes_entries(dir) {
             Ok(Err(tx)) => match set.held.wait(&tx) {
                 Some(receiver) => Answer::After(receiver),
@@ -253,7 +260,6 @@ fn rename_lock() -> Item {
 fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCall) -> Result<PeerReply, Errno> {
     match call {
         PeerCall::MakeCopies { closings, copies } => make_copies(set, context, *closings, copies),
-        PeerCall::Confirm { gfid, place } => confirm(set, gfid, place),
         PeerCall::GetAttr { gfid } => match set.store.attr(gfid) {
             Ok(attr) => Ok(PeerReply::Attr(Some(Box::new(attr)))),
             Err(Errno::ESTALE | Errno::ENOENT) => Ok(PeerReply::Attr(None)),
@@ -303,6 +309,7 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
         }
         PeerCall::Prepare { .. } | PeerCall::Await { .. } | PeerCall::Describe { .. } => Err(Errno::EPROTO),
         PeerCall::Look { .. } | PeerCall::HasDir { .. } | PeerCall::LockRenames { .. } => Err(Errno::EPROTO),
+        PeerCall::Confirm { .. } => Err(Errno::EPROTO),
     }
 }
 
@@ -313,10 +320,18 @@ impl<S: BrickStore> SetEngine<S> {
         if self.held.is_empty() {
             return None;
         }
-        copies.iter().find_map(|(place, _)| {
-            let in_the_way = self.native(&place.parent(), &place.name).ok()??;
-            self.held.name_holder(place).or_else(|| self.held.object_holder(&in_the_way.gfid))
-        })
+        copies.iter().find_map(|(place, _)| self.leaving(place).map(|(_, tx)| tx))
+    }
+
+    /// The object of this set that is still at a place, and the transaction that will take it away from
+    /// there: it may be committed, and the name given to another one.
+    pub(super) fn leaving(&mut self, place: &Place) -> Option<([u8; 16], TxId)> {
+        if self.held.is_empty() {
+            return None;
+        }
+        let there = self.native(&place.parent(), &place.name).ok()??;
+        let tx = self.held.name_holder(place).or_else(|| self.held.object_holder(&there.gfid))?;
+        Some((there.gfid.0, tx))
     }
 }
 
@@ -433,6 +448,9 @@ fn prepare<S: BrickStore>(
                 held.push(item.clone());
             }
             Item::Move { to, .. } => {
+                if set.leaving(to).is_some_and(|(_, other)| other != tx) {
+                    return Ok(PeerReply::Busy);
+                }
                 // Its coordinator has seen to it that the directory is here.
                 match set.takes_entries(&to.parent())? {
                     Ok(true) => held.push(item.clone()),

@@ -363,7 +363,7 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// `None`: the directory that the object moves into is being closed here.
-    fn commit_rename(&self, it: &Move<'_>, tx: &Tx) -> Result<Option<Effect>, Errno> {
+    fn commit_rename(&self, it: &Move<'_>, tx: &Tx) -> Result<Option<Effect>, NotPrepared> {
         let mut state = self.lock();
         let context = state.peer_context();
         let mut steps = Vec::with_capacity(6);
@@ -375,6 +375,14 @@ impl<S: BrickStore> Volume<S> {
                 && closing != tx.id
             {
                 return Ok(None);
+            }
+        }
+        for place in [&it.new.place, &it.old.place] {
+            if let Some((gfid, other)) = engine.leaving(place)
+                && other != tx.id
+            {
+                let item = Item::Drop { place: place.clone(), gfid };
+                return Err(NotPrepared::Busy(tx.set, vec![item]));
             }
         }
         let target = it.target.as_ref();
@@ -416,7 +424,7 @@ impl<S: BrickStore> Volume<S> {
             new_parent: known(it.new.parent),
             ..Outcome::default()
         };
-        self.commit_tx(&mut state, tx, it.ask.asker, context.now, steps, outcome).map(Some)
+        Ok(Some(self.commit_tx(&mut state, tx, it.ask.asker, context.now, steps, outcome)?))
     }
 }
 

@@ -230,13 +230,13 @@ impl ModelStore {
         match rest {
             Rest::Linked => self.mark(gfid, at),
             Rest::Orphan => {
-                self.mark(gfid, at)?;
                 self.call(|fs| {
                     if fs.handles.remove(&id) {
                         fs.orphans.insert(id);
                     }
                     Ok(())
-                })
+                })?;
+                self.mark(gfid, at)
             }
             Rest::Gone => self.call(|fs| {
                 if fs.handles.remove(&id) {

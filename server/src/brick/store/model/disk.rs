@@ -205,6 +205,11 @@ impl Process {
         self.fate().calls_left = Some(calls);
     }
 
+    /// It lives on after all.
+    pub fn live(&self) {
+        self.fate().calls_left = None;
+    }
+
     /// Whether it has died.
     pub fn is_dead(&self) -> bool {
         self.fate().is_dead

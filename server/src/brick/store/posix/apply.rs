@@ -278,8 +278,9 @@ impl PosixStore {
         match rest {
             Rest::Linked => self.mark(gfid, at),
             Rest::Orphan => {
-                self.mark(gfid, at)?;
-                unless(rustix::fs::renameat(&self.handles, path.as_str(), &self.orphans, gfid.hex()), Sys::NOENT)
+                // The record comes last: by it a restart knows that nothing of this is missing.
+                unless(rustix::fs::renameat(&self.handles, path.as_str(), &self.orphans, gfid.hex()), Sys::NOENT)?;
+                self.mark(gfid, at)
             }
             Rest::Gone => {
                 self.files.pop(gfid);

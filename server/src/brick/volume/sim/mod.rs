@@ -195,6 +195,7 @@ impl Sim {
         self.cluster.shared.lock().loses_one_in = 0;
         for node in 0..self.cluster.nodes.len() {
             self.cluster.nodes[node].is_paused = false;
+            self.cluster.nodes[node].process.live();
             if !self.cluster.is_up(node) {
                 self.cluster.start_node(node);
             }
