@@ -413,6 +413,10 @@ impl<S: BrickStore> Volume<S> {
                 (it.new.parent.gfid, is_dir(Some(&it.source)) - is_dir(home_target)),
             ]);
         }
+        // This set's copy of a directory that is replaced at its home.
+        let replaced_copy =
+            target.filter(|t| !it.flags.exchange && t.kind == Kind::Directory && t.object.home != tx.set);
+        steps.extend(replaced_copy.map(|t| Step::RemoveDir { gfid: t.object.gfid.0 }));
         steps.extend(tx.own_claims());
         if let Some(object) = it.whiteout.clone() {
             steps.push(Step::Make { place: it.old.place.clone(), object });

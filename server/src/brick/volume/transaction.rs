@@ -291,6 +291,7 @@ impl<S: BrickStore> SetEngine<S> {
                 self.entry_changes(item, &mut changes)?;
             }
         }
+        tracing::debug!(set = %self.id, %tx, is_committed, ?items, "a transaction is decided");
         let mut steps = vec![Step::Finish { tx: *tx, is_committed, items, rests, parts, is_parked }];
         steps.extend(self.touch_steps(&changes)?);
         self.name_changes += 1;
@@ -311,7 +312,14 @@ impl<S: BrickStore> SetEngine<S> {
             _ => return Ok(None),
         };
         if !self.store.bears(&Gfid(*gfid), &place.parent(), &place.name)? {
-            return Ok(Some(Rest::Linked)); // taken before: only its record is written again
+            // Taken before a crash: what follows it may be missing.
+            let rest = match self.store.link_count(&Gfid(*gfid)) {
+                Ok(0) if context.opens.is_open(&Gfid(*gfid)) => Rest::Orphan,
+                Ok(0) => Rest::Gone,
+                Ok(_) | Err(Errno::ESTALE) => Rest::Linked,
+                Err(error) => return Err(error),
+            };
+            return Ok(Some(rest));
         }
         self.rest_without(context, &Gfid(*gfid)).map(Some)
     }

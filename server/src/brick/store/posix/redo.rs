@@ -7,6 +7,7 @@
 
 use super::{PosixStore, errno};
 use crate::brick::effect::{Effect, Item, Place, Stamp, Step};
+use crate::brick::meta::Meta;
 use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
@@ -41,6 +42,8 @@ impl PosixStore {
                 Step::Prepare { .. } | Step::Finish { .. } | Step::Release { .. } => {}
                 Step::Flushed { .. } | Step::Forget { .. } => {}
                 Step::Copy { .. } | Step::DropClaim { .. } | Step::Follow { .. } => {} // done when needed next
+                // A copy: its home has removed the directory, whatever became of the rest.
+                Step::RemoveDir { gfid } if self.is_empty_copy(&Gfid(*gfid))? => self.apply_step(step, &at)?,
                 Step::RemoveDir { gfid } if !is_cut && !self.has_dir(&Gfid(*gfid))? => self.forget_dir(&Gfid(*gfid))?,
                 _ if is_cut => self.apply_step(step, &at)?,
                 _ => {}
@@ -58,6 +61,20 @@ impl PosixStore {
             Err(Errno::ESTALE) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    fn is_empty_copy(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
+        if !self.has_dir(gfid)? || self.meta(gfid)?.home == self.set {
+            return Ok(false);
+        }
+        for name in self.names(gfid)? {
+            let set = self.set;
+            let is_copy = |meta: Meta| meta.kind == Kind::Directory && meta.home != set;
+            if !self.entry(gfid, &name)?.is_none_or(is_copy) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Whether a make got as far as its name, or something was done to the object since.

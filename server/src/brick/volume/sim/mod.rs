@@ -253,7 +253,7 @@ fn env_number(key: &str) -> Option<u64> {
 fn seeds_end_with_a_whole_volume() {
     if let Some(seed) = env_number("BRICKFS_SIM_SEED") {
         tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::INFO)
+            .with_max_level(tracing::Level::DEBUG)
             .without_time()
             .with_writer(std::io::stderr)
             .init();
