@@ -27,6 +27,12 @@ pub struct Activity {
     wake: Notify,
 }
 
+impl Default for Activity {
+    fn default() -> Activity {
+        Activity::new()
+    }
+}
+
 impl Activity {
     /// Nothing has happened yet.
     pub fn new() -> Activity {

@@ -181,6 +181,8 @@ pub enum Step {
     Release { tx: TxId, parts: u16, parked: Vec<(u16, [u8; 16], Option<Rest>)> },
     /// Remembers what others have to do about a transaction that commits with this effect.
     Commit { tx: TxId, participants: Vec<Participant> },
+    /// Remembers that all others have finished a transaction on their disks.
+    Flushed { tx: TxId },
     /// Forgets a transaction that is on the disks everywhere.
     Forget { tx: TxId },
 }
@@ -261,6 +263,7 @@ impl std::fmt::Display for Step {
             Step::Finish { tx, .. } => ("finish", tx.0),
             Step::Release { tx, .. } => ("release", tx.0),
             Step::Commit { tx, .. } => ("commit", tx.0),
+            Step::Flushed { tx, .. } => ("flushed", tx.0),
             Step::Forget { tx } => ("forget", tx.0),
         };
         write!(f, "{what} {}", Gfid(id))

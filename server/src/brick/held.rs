@@ -83,9 +83,12 @@ impl Held {
         self.objects.get(&gfid.0).copied()
     }
 
-    /// Transactions that hold names of a directory.
+    /// Transactions that hold names of a directory, or will move something into it.
     pub fn holders_in(&self, dir: &Gfid) -> Vec<TxId> {
+        let moves_into = |item: &Item| matches!(item, Item::Move { to, .. } if to.parent == dir.0);
+        let is_moving = |holding: &Holding| !holding.is_finished && holding.items.iter().any(moves_into);
         let mut txs: Vec<_> = self.names.iter().filter(|(place, _)| place.parent == dir.0).map(|(_, tx)| *tx).collect();
+        txs.extend(self.txs.iter().filter(|(_, holding)| is_moving(holding)).map(|(tx, _)| *tx));
         txs.sort_unstable();
         txs.dedup();
         txs
@@ -100,10 +103,22 @@ impl Held {
                 Key::Object(gfid) => drop(self.objects.insert(*gfid, tx)),
             }
         }
-        let new = || Holding { coordinator, items: Vec::new(), parts: 0, is_finished: false, waiters: Vec::new() };
-        let holding = self.txs.entry(tx).or_insert_with(new);
+        let holding = self.holding(tx, coordinator);
         holding.items.extend(items);
         holding.parts += parts;
+    }
+
+    /// Adds a part of a transaction that is done here: it keeps nobody out.
+    pub fn hold_finished(&mut self, tx: TxId, coordinator: SetId, items: Vec<Item>) {
+        let holding = self.holding(tx, coordinator);
+        holding.is_finished = true;
+        holding.items.extend(items);
+        holding.parts += 1;
+    }
+
+    fn holding(&mut self, tx: TxId, coordinator: SetId) -> &mut Holding {
+        let new = || Holding { coordinator, items: Vec::new(), parts: 0, is_finished: false, waiters: Vec::new() };
+        self.txs.entry(tx).or_insert_with(new)
     }
 
     /// A transaction.
@@ -116,10 +131,11 @@ impl Held {
         self.txs.len()
     }
 
-    /// All transactions that a set coordinates and that are not finished here.
-    pub fn coordinated_by(&self, set: SetId) -> Vec<TxId> {
-        let mut txs: Vec<_> =
-            self.txs.iter().filter(|(_, h)| h.coordinator == set && !h.is_finished).map(|(tx, _)| *tx).collect();
+    /// All transactions that another set decides, with that set: what is finished here may have to be undone
+    /// after a power loss there.
+    pub fn decided_elsewhere(&self, here: SetId) -> Vec<(TxId, SetId)> {
+        let others = self.txs.iter().filter(|(_, holding)| holding.coordinator != here);
+        let mut txs: Vec<_> = others.map(|(tx, holding)| (*tx, holding.coordinator)).collect();
         txs.sort_unstable();
         txs
     }
@@ -186,6 +202,6 @@ mod tests {
         assert_eq!(held.blocker(&b, &[name("x"), name("y")]), None);
         assert!(held.wait(&a).is_none(), "a finished transaction keeps nobody");
         assert_eq!(held.release(&a).map(|h| (h.parts, h.items.len())), Some((2, 3)));
-        assert!(held.is_empty() && held.coordinated_by(SetId(0)).is_empty());
+        assert!(held.is_empty() && held.decided_elsewhere(SetId(1)).is_empty());
     }
 }

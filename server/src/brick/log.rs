@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(segment.len() as u64, SEGMENT_BYTES);
         assert_eq!(hex(&segment[..32]), format!("{:0<64}", "4246534c4f47303101"));
         let golden = "2f00000036c6ce5201ac020a0607070707070707070707070707070707ac02010a01010101010101010101010101010101\
-                      00000000000000";
+                      000000000000";
         assert_eq!(hex(&segment[32..32 + 8 + 0x2f]), golden);
         assert!(segment[32 + 8 + 0x2f..].iter().all(|b| *b == 0));
     }

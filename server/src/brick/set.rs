@@ -26,10 +26,12 @@ pub struct Committed {
     pub participants: Vec<Participant>,
     /// How far it has come.
     pub stage: Stage,
+    /// The others are being told to finish.
+    pub is_busy: bool,
 }
 
 /// ```text
-/// Finishing --all finished--> Finished --barrier, release--> Released --barrier--> (forgotten)
+/// Finishing --all finished--> Finished --barrier--> Flushed --barrier, release--> Released --barrier--> (forgotten)
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Stage {
@@ -37,6 +39,9 @@ pub enum Stage {
     Finishing,
     /// All have finished, not all of it is on the disks.
     Finished,
+    /// All is on the disks, and this set has written so: nobody is told to finish again, not even after a
+    /// restart, because who has let go what it parked would do it over what came later.
+    Flushed,
     /// All have let go what they had parked, not all of that is on the disks.
     Released,
 }
@@ -82,11 +87,19 @@ impl<S: BrickStore> SetEngine<S> {
     /// The engine of a set whose log ends at `position`, with what transactions left on the brick.
     pub fn new(id: SetId, store: S, position: Position) -> Result<SetEngine<S>, Errno> {
         let mut held = Held::default();
-        for part in store.pending_parts()? {
-            held.hold(part.tx, part.coordinator, part.items, 1);
+        let parts = store.pending_parts()?;
+        let finished: HashSet<TxId> = parts.iter().filter(|part| part.is_finished).map(|part| part.tx).collect();
+        for part in parts {
+            match finished.contains(&part.tx) {
+                true => held.hold_finished(part.tx, part.coordinator, part.items),
+                false => held.hold(part.tx, part.coordinator, part.items, 1),
+            }
         }
-        let committed = |participants| Committed { participants, stage: Stage::Finishing };
-        let committed = store.commits()?.into_iter().map(|(tx, list)| (tx, committed(list))).collect();
+        let stage = |is_flushed| if is_flushed { Stage::Flushed } else { Stage::Finishing };
+        let commits = store.commits()?.into_iter();
+        let committed = commits
+            .map(|(tx, participants, is_flushed)| (tx, Committed { participants, stage: stage(is_flushed), is_busy: false }))
+            .collect();
         Ok(SetEngine {
             id,
             store,
@@ -236,7 +249,11 @@ impl<S: BrickStore> SetEngine<S> {
         for (dir, delta) in merged {
             let subdirs = match delta {
                 0 => None,
-                delta => Some(self.store.meta(&dir)?.subdirs.saturating_add_signed(delta)),
+                delta => match self.store.meta(&dir) {
+                    Ok(meta) => Some(meta.subdirs.saturating_add_signed(delta)),
+                    Err(Errno::ESTALE) => continue, // removed since: a finish that is done again
+                    Err(error) => return Err(error),
+                },
             };
             steps.push(Step::TouchDir { gfid: dir.0, subdirs });
         }

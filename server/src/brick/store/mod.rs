@@ -3,6 +3,8 @@
 //!
 //! A store finds, applies what was decided, and decides nothing. One thread at a time uses it.
 
+#[cfg(test)]
+pub mod model;
 pub mod posix;
 
 use crate::brick::effect::{Claim, Effect, Item, Participant, Stamp, Step};
@@ -22,6 +24,8 @@ pub struct PendingPart {
     pub coordinator: SetId,
     /// What it holds.
     pub items: Vec<Item>,
+    /// It is done here: nothing is held any more, what it parked may still be given back.
+    pub is_finished: bool,
 }
 
 /// Space of the file system that carries a brick.
@@ -80,6 +84,8 @@ pub trait BrickStore: Send + 'static {
     fn attr(&mut self, gfid: &Gfid) -> Result<Attr, Errno>;
     /// The claim of a name.
     fn claim(&self, parent: &Gfid, name: &[u8]) -> Result<Option<Claim>, Errno>;
+    /// Whether claims are kept for names of a directory. What the home denies may be left of a power loss.
+    fn has_claims(&self, dir: &Gfid) -> Result<bool, Errno>;
     /// Whether the directory is here, as home or as a copy.
     fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno>;
     /// The physical parent and name of a directory; `None` for the root and for what is not here.
@@ -96,8 +102,9 @@ pub trait BrickStore: Send + 'static {
 
     /// What transactions hold here.
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno>;
-    /// Transactions that were committed here and not yet forgotten.
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno>;
+    /// Transactions that were committed here and not yet forgotten, with what others have to do about them
+    /// and whether it has all reached the disks.
+    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno>;
 
     /// Objects without a name that open handles keep.
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;

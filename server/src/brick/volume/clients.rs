@@ -190,6 +190,14 @@ impl Client {
 }
 
 #[cfg(test)]
+impl Clients {
+    /// The time for announcements after a start is over: simulated time has no 15 s.
+    pub(super) fn end_grace(&mut self) {
+        self.grace_until = Instant::now();
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -13,52 +13,45 @@ use brickfs_common::ids::{Gfid, SetId};
 const DEPTH_MAX: usize = 100_000;
 
 impl<S: BrickStore> Volume<S> {
-    /// Makes sure that a set of this node has a directory and takes entries in it, after asking the home
-    /// whether it lives: ESTALE if it does not.
+    /// Makes sure that a set has a directory and takes entries in it, after asking the home whether it
+    /// lives: ESTALE if it does not.
     pub(super) async fn ensure_dir(&self, set: SetId, dir: ObjectRef) -> Result<(), Errno> {
-        'again: loop {
-            let mut missing = Vec::new();
-            let mut at = dir;
-            loop {
-                let closing = {
-                    let mut state = self.lock();
-                    let engine = state.set(set)?;
-                    match engine.takes_entries(&at.gfid)? {
-                        Ok(true) => break,
-                        Ok(false) => Ok(engine.closings),
-                        Err(tx) => Err(tx),
-                    }
-                };
-                if let Err(tx) = closing {
-                    self.wait_for(set, tx).await?;
-                    continue 'again;
-                }
-                if at.gfid == Gfid::ROOT || at.home == set || missing.len() > DEPTH_MAX {
-                    return Err(Errno::ESTALE);
-                }
-                let asked_at = closing.unwrap_or_default();
-                match self.peer(at.home, PeerCall::Describe { dir: at.gfid }).await {
-                    Ok(PeerReply::Described(described)) => {
-                        at = described.parent;
-                        missing.push((asked_at, described));
-                    }
-                    Ok(_) | Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-                    Err(error) => return Err(error),
-                }
-            }
-            let Some((asked_at, _)) = missing.first() else { return Ok(()) };
-            let mut state = self.lock();
-            // A closing that found nothing here came between a question and now: ask again.
-            if *asked_at != state.set(set)?.closings {
-                continue;
-            }
-            let time = state.now();
-            while let Some((_, described)) = missing.pop() {
-                let place = Place { parent: described.parent.gfid.0, name: described.name };
-                let step = Step::Copy { place, copy: described.copy };
-                state.commit(set, None, time, vec![step], Default::default())?;
-            }
+        // The usual case, without a question.
+        if self.is_here(set) && matches!(self.lock().set(set)?.takes_entries(&dir.gfid)?, Ok(true)) {
             return Ok(());
+        }
+        while !self.try_ensure_dir(set, dir).await? {}
+        Ok(())
+    }
+
+    /// False: something came in between.
+    async fn try_ensure_dir(&self, set: SetId, dir: ObjectRef) -> Result<bool, Errno> {
+        let mut copies = Vec::new();
+        let mut asked_at = None;
+        let mut at = dir;
+        loop {
+            match self.peer(set, PeerCall::HasDir { dir: at.gfid }).await? {
+                PeerReply::HasDir { has_it: true, .. } => break,
+                PeerReply::HasDir { has_it: false, closings } => asked_at = asked_at.or(Some(closings)),
+                _ => return Err(Errno::EPROTO),
+            }
+            if at.gfid == Gfid::ROOT || at.home == set || copies.len() > DEPTH_MAX {
+                return Err(Errno::ESTALE);
+            }
+            match self.peer(at.home, PeerCall::Describe { dir: at.gfid }).await {
+                Ok(PeerReply::Described(described)) => {
+                    at = described.parent;
+                    copies.push((Place { parent: at.gfid.0, name: described.name }, described.copy));
+                }
+                Ok(_) | Err(Errno::ENOENT) => return Err(Errno::ESTALE),
+                Err(error) => return Err(error),
+            }
+        }
+        let Some(closings) = asked_at else { return Ok(true) };
+        copies.reverse();
+        match self.peer(set, PeerCall::MakeCopies { closings, copies }).await? {
+            PeerReply::Done => Ok(true),
+            _ => Ok(false),
         }
     }
 

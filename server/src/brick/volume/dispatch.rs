@@ -2,6 +2,7 @@
 
 use super::data::Reply;
 use super::{Ask, BoxFuture, Ran, Stop, Volume};
+use crate::brick::store::BrickStore;
 use crate::brick::store::posix::PosixStore;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop, FopReply, Making};
@@ -24,7 +25,7 @@ pub enum Outcome {
 }
 
 /// What the volume's lock section says of a call before it runs.
-enum Admission {
+pub(super) enum Admission {
     Run,
     Failed(Errno),
     /// It ran before: answer from its result.
@@ -57,43 +58,6 @@ impl Volume<PosixStore> {
                 let me = self.clone();
                 self.start(client, request, async move { me.run(ask, fop).await })
             }
-        }
-    }
-
-    /// A late duplicate in an old connection must not run over newer data, a retry gets the result of the
-    /// first try, who knows an old layout or epoch is sent back (PROTOCOL 10, 13; R2).
-    fn admit(&self, client: ClientId, session: u64, header: &CallHeader, fop: &Fop) -> Admission {
-        let mut state = self.lock();
-        let generation = state.map.layout.generation;
-        let epoch = state.map.sets.get(usize::from(header.set)).map(|set| set.epoch);
-        let known = state.clients.client(client);
-        if known.session > session || header.request < known.lowest_unanswered {
-            return Admission::Failed(Errno::ESTALE);
-        }
-        known.session = session;
-        known.seen(header.lowest_unanswered);
-        if !fop.is_mutation() {
-            let is_refused = state.read_only && matches!(fop, Fop::Open { writes: true, .. });
-            return if is_refused { Admission::Failed(Errno::EROFS) } else { Admission::Run };
-        }
-        if let Some((_, outcome)) = known.results.get(&header.request).cloned() {
-            let opens = matches!(fop, Fop::Make { making: Making::File { open: true, .. }, .. } | Fop::Open { .. });
-            if let Some((gfid, home)) = outcome.object.filter(|_| opens) {
-                // The greeting that came before this retry announced only what the client knows to be open.
-                state.clients.count_open(client, Gfid(gfid), home, 1);
-            }
-            return Admission::Again(outcome);
-        }
-        if let Some(waiters) = state.running.get_mut(&(client, header.request)) {
-            let (sender, receiver) = oneshot::channel();
-            waiters.push(sender);
-            return Admission::Join(receiver);
-        }
-        match epoch {
-            None => Admission::Failed(Errno::EINVAL),
-            Some(epoch) if header.epoch < epoch || header.generation != generation => Admission::Failed(Errno::ESTALE),
-            Some(_) if state.read_only => Admission::Failed(Errno::EROFS),
-            Some(_) => Admission::Run,
         }
     }
 
@@ -170,6 +134,45 @@ impl Volume<PosixStore> {
                     reply
                 }))
             }
+        }
+    }
+}
+
+impl<S: BrickStore> Volume<S> {
+    /// A late duplicate in an old connection must not run over newer data, a retry gets the result of the
+    /// first try, who knows an old layout or epoch is sent back (PROTOCOL 10, 13; R2).
+    pub(super) fn admit(&self, client: ClientId, session: u64, header: &CallHeader, fop: &Fop) -> Admission {
+        let mut state = self.lock();
+        let generation = state.map.layout.generation;
+        let epoch = state.map.sets.get(usize::from(header.set)).map(|set| set.epoch);
+        let known = state.clients.client(client);
+        if known.session > session || header.request < known.lowest_unanswered {
+            return Admission::Failed(Errno::ESTALE);
+        }
+        known.session = session;
+        known.seen(header.lowest_unanswered);
+        if !fop.is_mutation() {
+            let is_refused = state.read_only && matches!(fop, Fop::Open { writes: true, .. });
+            return if is_refused { Admission::Failed(Errno::EROFS) } else { Admission::Run };
+        }
+        if let Some((_, outcome)) = known.results.get(&header.request).cloned() {
+            let opens = matches!(fop, Fop::Make { making: Making::File { open: true, .. }, .. } | Fop::Open { .. });
+            if let Some((gfid, home)) = outcome.object.filter(|_| opens) {
+                // The greeting that came before this retry announced only what the client knows to be open.
+                state.clients.count_open(client, Gfid(gfid), home, 1);
+            }
+            return Admission::Again(outcome);
+        }
+        if let Some(waiters) = state.running.get_mut(&(client, header.request)) {
+            let (sender, receiver) = oneshot::channel();
+            waiters.push(sender);
+            return Admission::Join(receiver);
+        }
+        match epoch {
+            None => Admission::Failed(Errno::EINVAL),
+            Some(epoch) if header.epoch < epoch || header.generation != generation => Admission::Failed(Errno::ESTALE),
+            Some(_) if state.read_only => Admission::Failed(Errno::EROFS),
+            Some(_) => Admission::Run,
         }
     }
 }

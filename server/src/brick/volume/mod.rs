@@ -22,6 +22,8 @@ pub mod recover;
 mod remove;
 mod rename;
 mod room;
+#[cfg(test)]
+mod sim;
 mod transaction;
 
 use crate::brick::effect::{Effect, Outcome, Step};

@@ -156,17 +156,22 @@ impl<S: BrickStore> Volume<S> {
 
     /// Finds the object that a name leads to, for its home to coordinate a change.
     pub(super) async fn find_for_change(&self, parent: ObjectRef, name: &Name) -> Result<Found, Stop> {
-        if parent.gfid == Gfid::ROOT && name.is_reserved_in_root() {
-            return Err(Errno::EPERM.into());
-        }
-        let found = match self.see(parent.gfid, name, true).await? {
-            Seen::Found(found) => found,
-            Seen::Absent(_) => return Err(self.absent(parent).await.into()),
-        };
+        let found = self.find(parent, name).await?;
         if !self.is_here(found.object.home) {
             return Err(Stop::GoTo(found.object.home));
         }
         Ok(found)
+    }
+
+    /// Finds the object that a name leads to, once no transaction holds the name.
+    pub(super) async fn find(&self, parent: ObjectRef, name: &Name) -> Result<Found, Errno> {
+        if parent.gfid == Gfid::ROOT && name.is_reserved_in_root() {
+            return Err(Errno::EPERM);
+        }
+        match self.see(parent.gfid, name, true).await? {
+            Seen::Found(found) => Ok(found),
+            Seen::Absent(_) => Err(self.absent(parent).await),
+        }
     }
 
     /// Why a name is not there: ENOENT in a directory that lives.

@@ -21,6 +21,10 @@ pub enum PeerCall {
     Look { place: Place },
     /// Where a directory is and what its children inherit; of its home.
     Describe { dir: Gfid },
+    /// Whether this set has a directory, once nothing closes it.
+    HasDir { dir: Gfid },
+    /// Makes copies of directories, the outermost first, unless a directory was closed since `closings`.
+    MakeCopies { closings: u64, copies: Vec<(Place, CopyOf)> },
     /// Whether an object bears a name; of its home.
     Confirm { gfid: Gfid, place: Place },
     /// Attributes of an object; of its home.
@@ -80,6 +84,8 @@ pub enum PeerReply {
     Done,
     /// To `Look`.
     Name(Old),
+    /// To `HasDir`: whether it has; how often a directory was closed here that was not.
+    HasDir { has_it: bool, closings: u64 },
     /// To `Describe`.
     Described(Box<Described>),
     /// To `Confirm`: the attributes if it does; to `GetAttr` and `Touch`, if there is such an object.
@@ -178,6 +184,14 @@ fn serve<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCa
             Some(receiver) => Answer::After(receiver),
             None => Answer::Now(Ok(PeerReply::Done)),
         },
+        PeerCall::HasDir { dir } => match set.takes_entries(dir) {
+            Ok(Err(tx)) => match set.held.wait(&tx) {
+                Some(receiver) => Answer::After(receiver),
+                None => Answer::Now(Err(Errno::EAGAIN)),
+            },
+            Ok(Ok(has_it)) => Answer::Now(Ok(PeerReply::HasDir { has_it, closings: set.closings })),
+            Err(error) => Answer::Now(Err(error)),
+        },
         PeerCall::Describe { dir } => match set.takes_entries(dir) {
             Ok(Err(tx)) => match set.held.wait(&tx) {
                 Some(receiver) => Answer::After(receiver),
@@ -216,6 +230,7 @@ fn rename_lock() -> Item {
 
 fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &PeerCall) -> Result<PeerReply, Errno> {
     match call {
+        PeerCall::MakeCopies { closings, copies } => make_copies(set, context, *closings, copies),
         PeerCall::Confirm { gfid, place } => confirm(set, gfid, place),
         PeerCall::GetAttr { gfid } => match set.store.attr(gfid) {
             Ok(attr) => Ok(PeerReply::Attr(Some(Box::new(attr)))),
@@ -262,8 +277,35 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             Ok(PeerReply::Done)
         }
         PeerCall::Prepare { .. } | PeerCall::Await { .. } | PeerCall::Describe { .. } => Err(Errno::EPROTO),
-        PeerCall::Look { .. } | PeerCall::LockRenames { .. } => Err(Errno::EPROTO),
+        PeerCall::Look { .. } | PeerCall::HasDir { .. } | PeerCall::LockRenames { .. } => Err(Errno::EPROTO),
     }
+}
+
+/// Makes copies of directories for who has asked their homes. `Busy`: a closing that found nothing here came
+/// in between, so that the homes must be asked again.
+fn make_copies<S: BrickStore>(
+    set: &mut SetEngine<S>,
+    context: &Context,
+    closings: u64,
+    copies: &[(Place, CopyOf)],
+) -> Result<PeerReply, Errno> {
+    if closings != set.closings {
+        return Ok(PeerReply::Busy);
+    }
+    for (place, copy) in copies {
+        // Another one may have made it meanwhile; what is closed is asked for again.
+        match set.takes_entries(&Gfid(copy.gfid))? {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(_) => return Ok(PeerReply::Busy),
+        }
+        if !set.store.has_dir(&place.parent())? {
+            return Ok(PeerReply::Busy);
+        }
+        let step = Step::Copy { place: place.clone(), copy: copy.clone() };
+        set.commit(None, context.now, vec![step], Default::default())?;
+    }
+    Ok(PeerReply::Done)
 }
 
 /// Whether an object of this set bears a name. An exchange or a replacement that is under way has not
@@ -336,19 +378,30 @@ fn prepare<S: BrickStore>(
             }
             Item::Close { gfid } => {
                 let dir = Gfid(*gfid);
-                if !set.store.has_dir(&dir)? {
-                    set.closings += 1;
-                    continue;
-                }
+                // Also where the directory is not: a claim below it needs no copy of it.
                 if set.held.holders_in(&dir).iter().any(|other| *other != tx) {
                     return Ok(PeerReply::Busy);
+                }
+                if !set.store.has_dir(&dir)? {
+                    set.closings += 1;
+                    if !set.store.has_claims(&dir)? {
+                        continue;
+                    }
                 }
                 if set.has_entries(&dir)? {
                     return Err(Errno::ENOTEMPTY);
                 }
                 held.push(item.clone());
             }
-            Item::Drop { .. } | Item::Move { .. } => held.push(item.clone()),
+            Item::Move { to, .. } => {
+                // Its coordinator has seen to it that the directory is here.
+                match set.takes_entries(&to.parent())? {
+                    Ok(true) => held.push(item.clone()),
+                    Err(closing) if closing == tx => held.push(item.clone()),
+                    Ok(false) | Err(_) => return Ok(PeerReply::Busy),
+                }
+            }
+            Item::Drop { .. } => held.push(item.clone()),
         }
     }
     let is_held = !held.is_empty();

@@ -15,6 +15,16 @@ impl<S: BrickStore> Volume<S> {
     /// Settles what an earlier process of any node has left between the sets. `last` are the last effects
     /// of the sets of this node. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
+        self.settle_all().await;
+        for (set, effect) in last {
+            self.send_touches(set, &effect).await;
+            self.pass_on_again(set, &effect).await;
+        }
+    }
+
+    /// Asks what became of transactions that others decide, and tells others of what was decided here: an
+    /// answer, an abort or a finish may have been lost on its way.
+    async fn settle_all(&self) {
         let (held, committed) = self.lock().unsettled();
         for (set, tx, coordinator) in held {
             if let Err(error) = self.settle(set, tx, coordinator).await {
@@ -23,10 +33,6 @@ impl<S: BrickStore> Volume<S> {
         }
         for (set, tx) in committed {
             self.finish(set, tx).await;
-        }
-        for (set, effect) in last {
-            self.send_touches(set, &effect).await;
-            self.pass_on_again(set, &effect).await;
         }
     }
 
@@ -42,6 +48,25 @@ impl<S: BrickStore> Volume<S> {
         self.peer(set, PeerCall::Finish { tx, is_committed, items: Vec::new() }).await?;
         self.send_finish_touches(set).await;
         Ok(())
+    }
+
+    /// A participant has finished a transaction. One that shares this set's fate keeps no record of its own:
+    /// what it has done is written off here, where others keep the transaction alive.
+    pub(super) fn note_finished_by(&self, set: SetId, tx: TxId, by: SetId) {
+        let mut state = self.lock();
+        let context = state.peer_context();
+        let Ok(engine) = state.set(set) else { return };
+        let Some(committed) = engine.committed.get(&tx) else { return };
+        let outlives = |other: &SetId| context.needs_record(*other, set);
+        if outlives(&by) || !committed.participants.iter().any(|(other, _)| outlives(other)) {
+            return;
+        }
+        let rest: Vec<_> = committed.participants.iter().filter(|(other, _)| *other != by).cloned().collect();
+        let at = engine.next_stamp(context.now);
+        match engine.store.apply(&Step::Commit { tx, participants: rest.clone() }, &at) {
+            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.participants = rest)),
+            Err(error) => tracing::warn!(%set, %tx, "what a set has finished could not be written off: {error}"),
+        }
     }
 
     /// All participants of a transaction have finished it.
@@ -60,10 +85,7 @@ impl<S: BrickStore> Volume<S> {
 
     /// Lets go what was only waited for because of other disks. Called every few seconds; may sleep.
     pub async fn pass_barriers(&self) {
-        let (_, committed) = self.lock().unsettled();
-        for (set, tx) in committed {
-            self.finish(set, tx).await;
-        }
+        self.settle_all().await;
         let waiting = self.lock().waiting_for_barriers();
         let mut sets: Vec<SetId> =
             waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
@@ -84,11 +106,14 @@ impl<S: BrickStore> Volume<S> {
     }
 
     async fn pass_stage(&self, set: SetId, tx: TxId, stage: Stage, others: &[SetId]) {
-        if stage == Stage::Released {
+        if stage != Stage::Flushed {
             let mut state = self.lock();
             let context = state.peer_context();
             if let Ok(engine) = state.set(set) {
-                engine.forget(&tx, &context);
+                match stage {
+                    Stage::Released => engine.forget(&tx, &context),
+                    _ => engine.note_flushed(&tx, &context),
+                }
             }
             return;
         }
@@ -148,15 +173,10 @@ impl<S: BrickStore> State<S> {
     /// What is held for others (set, transaction, coordinator), and own transactions to finish.
     #[allow(clippy::type_complexity)] // used in this file only
     fn unsettled(&mut self) -> (Vec<(SetId, TxId, SetId)>, Vec<(SetId, TxId)>) {
-        let all: Vec<SetId> = self.set_ids().collect();
         let (mut held, mut committed) = (Vec::new(), Vec::new());
         for engine in self.open_sets() {
-            for coordinator in &all {
-                let txs = engine.held.coordinated_by(*coordinator);
-                held.extend(
-                    txs.into_iter().filter(|tx| !engine.undecided.contains(tx)).map(|tx| (engine.id, tx, *coordinator)),
-                );
-            }
+            let elsewhere = engine.held.decided_elsewhere(engine.id);
+            held.extend(elsewhere.into_iter().map(|(tx, coordinator)| (engine.id, tx, coordinator)));
             let unfinished = engine.committed.iter().filter(|(_, c)| c.stage == Stage::Finishing);
             committed.extend(unfinished.map(|(tx, _)| (engine.id, *tx)));
         }
@@ -188,6 +208,17 @@ impl<S: BrickStore> State<S> {
 }
 
 impl<S: BrickStore> crate::brick::set::SetEngine<S> {
+    /// Writes that a transaction is on the disks everywhere.
+    fn note_flushed(&mut self, tx: &TxId, context: &super::peer::Context) {
+        let at = self.next_stamp(context.now);
+        let written = self.store.apply(&Step::Flushed { tx: *tx }, &at);
+        match (written, self.committed.get_mut(tx)) {
+            (Ok(()), Some(committed)) => committed.stage = Stage::Flushed,
+            (Ok(()), None) => {}
+            (Err(error), _) => tracing::warn!(set = %self.id, %tx, "a transaction stays as it is: {error}"),
+        }
+    }
+
     /// Forgets a transaction that is on the disks everywhere. Not an effect: nothing depends on it.
     fn forget(&mut self, tx: &TxId, context: &super::peer::Context) {
         let at = self.next_stamp(context.now);

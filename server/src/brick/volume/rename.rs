@@ -84,7 +84,7 @@ impl<S: BrickStore> Volume<S> {
             }
         }
         for attempt in 0..ATTEMPTS_MAX {
-            let source = self.find_for_change(parent, name).await?;
+            let source = self.find(parent, name).await?;
             let mut it = Move {
                 ask: &ask,
                 old: self.side(parent, name),
@@ -123,6 +123,8 @@ impl<S: BrickStore> Volume<S> {
         let crosses = it.old.parent.gfid != it.new.parent.gfid;
         let walks = crosses && (it.moves_dir() || it.moves_dir_back());
         if walks && let Err(error) = self.lock_renames(&tx).await {
+            // The lock may have been given and its answer lost.
+            self.unlock_renames(set, tx.id).await;
             self.abort(tx).await;
             return Err(error.into());
         }
@@ -226,10 +228,6 @@ impl<S: BrickStore> Volume<S> {
         self.directory(it.new.parent).await?;
         self.ensure_dir(it.source.object.home, it.new.parent).await?;
         if let (Some(target), true) = (&it.target, it.flags.exchange) {
-            if !self.is_here(target.object.home) {
-                // Its own node makes the directory when it is asked to move the object there.
-                return Ok(());
-            }
             self.ensure_dir(target.object.home, it.old.parent).await?;
         }
         Ok(())

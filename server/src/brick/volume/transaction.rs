@@ -137,7 +137,7 @@ impl<S: BrickStore> Volume<S> {
         engine.undecided.remove(&tx.id);
         engine.held.release(&tx.id);
         if !others.is_empty() {
-            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing });
+            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing, is_busy: false });
         }
         Ok(effect)
     }
@@ -176,11 +176,13 @@ impl<S: BrickStore> Volume<S> {
         let participants = {
             let mut state = self.lock();
             let Ok(engine) = state.set(set) else { return };
-            engine.committed.get(&tx).map(|c| c.participants.clone()).unwrap_or_default()
+            let Some(committed) = engine.committed.get_mut(&tx) else { return };
+            // One at a time: an order that comes late must not be carried out over what came later.
+            if committed.stage != Stage::Finishing || std::mem::replace(&mut committed.is_busy, true) {
+                return;
+            }
+            committed.participants.clone()
         };
-        if participants.is_empty() {
-            return;
-        }
         if participants.iter().all(|(set, _)| self.is_here(*set)) {
             finish_all(&me, set, tx, participants).await;
         } else {
@@ -190,19 +192,37 @@ impl<S: BrickStore> Volume<S> {
     }
 }
 
-/// Objects before names.
 async fn finish_all<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, participants: Vec<Participant>) {
+    let is_done = finish_each(volume, set, tx, participants).await;
+    if let Ok(engine) = volume.lock().set(set)
+        && let Some(committed) = engine.committed.get_mut(&tx)
+    {
+        committed.is_busy = false;
+    }
+    if is_done {
+        volume.note_finished(set, tx);
+    }
+}
+
+/// Objects before names.
+async fn finish_each<S: BrickStore>(
+    volume: &Volume<S>,
+    set: SetId,
+    tx: TxId,
+    participants: Vec<Participant>,
+) -> bool {
     let holds_name = |(_, items): &Participant| items.iter().any(|item| matches!(item, Item::Name { .. }));
     let (last, first): (Vec<_>, Vec<_>) = participants.into_iter().partition(holds_name);
     for (to, items) in first.into_iter().chain(last) {
         let finish = PeerCall::Finish { tx, is_committed: true, items };
         if let Err(error) = volume.peer(to, finish).await {
             tracing::warn!(%set, %to, %tx, "a set could not finish a transaction yet: {error}");
-            return;
+            return false;
         }
+        volume.note_finished_by(set, tx, to);
         volume.send_finish_touches(to).await;
     }
-    volume.note_finished(set, tx);
+    true
 }
 
 impl Tx {
@@ -232,17 +252,17 @@ impl Tx {
     }
 }
 
-/// In an exchange the object of a held name is not taken away: it moves.
-fn without_moved(items: Vec<Item>) -> Vec<Item> {
-    let moved: Vec<[u8; 16]> =
-        items.iter().filter_map(|item| if let Item::Move { gfid, .. } = item { Some(*gfid) } else { None }).collect();
-    let without = |item| match item {
-        Item::Name { place, new, old: Old::Native(gfid, _) } if moved.contains(&gfid) => {
-            Item::Name { place, new, old: Old::Absent }
+/// The items, in their places: an object that moves on in the same transaction (an exchange) is not taken
+/// from its name as one is that is replaced.
+fn without_moved(items: &[Item]) -> Vec<Item> {
+    let moves = |gfid: &[u8; 16]| items.iter().any(|item| matches!(item, Item::Move { gfid: moved, .. } if moved == gfid));
+    let without = |item: &Item| match item {
+        Item::Name { place, new, old: Old::Native(gfid, _) } if moves(gfid) => {
+            Item::Name { place: place.clone(), new: *new, old: Old::Absent }
         }
-        other => other,
+        other => other.clone(),
     };
-    items.into_iter().map(without).collect()
+    items.iter().map(without).collect()
 }
 
 impl<S: BrickStore> SetEngine<S> {
@@ -257,8 +277,8 @@ impl<S: BrickStore> SetEngine<S> {
     ) -> Result<(), Errno> {
         let (items, parts, coordinator) = match self.held.get(tx) {
             Some(holding) if holding.is_finished && is_committed => return Ok(()),
-            Some(holding) => (holding.items.clone(), holding.parts, Some(holding.coordinator)),
-            None if is_committed => (items.to_vec(), 0, None),
+            Some(holding) => (without_moved(&holding.items), holding.parts, Some(holding.coordinator)),
+            None if is_committed => (without_moved(items), 0, None),
             None => return Ok(()),
         };
         if !is_committed && parts == 0 {
@@ -266,7 +286,6 @@ impl<S: BrickStore> SetEngine<S> {
             return Ok(());
         }
         let is_parked = parts > 0 && is_committed;
-        let items = without_moved(items);
         let mut changes = Vec::new();
         let mut rests = Vec::with_capacity(items.len());
         for item in &items {
@@ -316,10 +335,12 @@ impl<S: BrickStore> SetEngine<S> {
             }
             Item::Name { .. } => {}
             Item::Drop { place, .. } => changes.push((place.parent(), 0)),
-            Item::Move { gfid, from, to } => {
+            // Else it is done already.
+            Item::Move { gfid, from, to } if self.store.bears(&Gfid(*gfid), &from.parent(), &from.name)? => {
                 let is_dir = i32::from(self.store.meta(&Gfid(*gfid))?.kind == Kind::Directory);
                 changes.extend([(from.parent(), -is_dir), (to.parent(), is_dir)]);
             }
+            Item::Move { .. } => {}
             Item::Close { gfid } => {
                 let gfid = Gfid(*gfid);
                 let is_home = self.store.has_dir(&gfid)? && self.store.meta(&gfid)?.home == self.id;
@@ -334,7 +355,7 @@ impl<S: BrickStore> SetEngine<S> {
     /// Lets go what a finished transaction has parked here.
     pub(super) fn release_part(&mut self, context: &Context, tx: &TxId) -> Result<(), Errno> {
         let Some(holding) = self.held.get(tx) else { return Ok(()) };
-        let (items, parts) = (without_moved(holding.items.clone()), holding.parts);
+        let (items, parts) = (without_moved(&holding.items), holding.parts);
         let mut parked = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let (gfid, rest) = match item {

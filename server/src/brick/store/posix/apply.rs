@@ -13,7 +13,7 @@ use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno as Sys;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 /// The xattr of an access ACL.
@@ -57,7 +57,9 @@ impl PosixStore {
                 rustix::fs::fallocate(&*file, flags, *offset, *length).map_err(errno)
             }
             Step::DropClaim { .. } | Step::Prepare { .. } | Step::Finish { .. } => self.apply_transaction(step, at),
-            Step::Release { .. } | Step::Commit { .. } | Step::Forget { .. } => self.apply_transaction(step, at),
+            Step::Release { .. } | Step::Commit { .. } | Step::Flushed { .. } | Step::Forget { .. } => {
+                self.apply_transaction(step, at)
+            }
         }
     }
 
@@ -493,28 +495,44 @@ impl PosixStore {
     }
 
     fn set_attr(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {
-        let Step::SetAttr { gfid, perm, uid, gid, size, atime, mtime } = step else { return Err(Errno::EIO) };
+        let Step::SetAttr { gfid, perm, uid, gid: new_gid, size, atime, mtime } = step else { return Err(Errno::EIO) };
         let gfid = Gfid(*gfid);
         let kind = self.meta(&gfid)?.kind;
         if let Some(size) = size {
             let file = self.file(&gfid)?;
             rustix::fs::ftruncate(&*file, *size).map_err(errno)?;
         }
-        let path = self.object_path(&gfid)?;
-        if uid.is_some() || gid.is_some() {
-            chown_at(rustix::fs::CWD, &path[..], uid.unwrap_or(u32::MAX), gid.unwrap_or(u32::MAX))?;
-        }
-        if let Some(perm) = perm
-            && kind != Kind::Symlink
-        {
-            rustix::fs::chmodat(rustix::fs::CWD, &path[..], Mode::from_raw_mode(*perm), AtFlags::empty())
-                .map_err(errno)?;
-        }
-        if atime.is_some() || mtime.is_some() {
-            let times = Timestamps { last_access: timespec(*atime), last_modification: timespec(*mtime) };
-            rustix::fs::utimensat(rustix::fs::CWD, &path[..], &times, AtFlags::SYMLINK_NOFOLLOW).map_err(errno)?;
+        let owner =
+            (uid.is_some() || new_gid.is_some()).then(|| ids(uid.unwrap_or(u32::MAX), new_gid.unwrap_or(u32::MAX)));
+        let mode = perm.filter(|_| kind != Kind::Symlink).map(Mode::from_raw_mode);
+        let times = Timestamps { last_access: timespec(*atime), last_modification: timespec(*mtime) };
+        let sets_times = atime.is_some() || mtime.is_some();
+        // The order matters: a change of owner drops setuid and setgid.
+        if let Some(fd) = self.open_fd(&gfid, kind)? {
+            owner.map_or(Ok(()), |(uid, gid)| rustix::fs::fchown(&fd, uid, gid)).map_err(errno)?;
+            mode.map_or(Ok(()), |mode| rustix::fs::fchmod(&fd, mode)).map_err(errno)?;
+            if sets_times {
+                rustix::fs::futimens(&fd, &times).map_err(errno)?;
+            }
+        } else {
+            let (path, at_cwd) = (self.object_path(&gfid)?, rustix::fs::CWD);
+            let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+            owner.map_or(Ok(()), |(u, g)| rustix::fs::chownat(at_cwd, &path[..], u, g, nofollow)).map_err(errno)?;
+            let chmod = |mode| rustix::fs::chmodat(at_cwd, &path[..], mode, AtFlags::empty());
+            mode.map_or(Ok(()), chmod).map_err(errno)?;
+            if sets_times {
+                rustix::fs::utimensat(at_cwd, &path[..], &times, nofollow).map_err(errno)?;
+            }
         }
         self.mark(&gfid, at)
+    }
+
+    /// A descriptor that is open anyhow: calls on it need no path.
+    fn open_fd(&mut self, gfid: &Gfid, kind: Kind) -> Result<Option<Arc<OwnedFd>>, Errno> {
+        match kind {
+            Kind::Directory => self.dir(gfid).map(Some),
+            _ => Ok(self.files.get(gfid).cloned()),
+        }
     }
 
     fn set_xattr(&mut self, gfid: Gfid, name: &[u8], value: Option<&[u8]>, at: &Stamp) -> Result<(), Errno> {

@@ -34,7 +34,8 @@ impl PosixStore {
                 Step::TouchDir { gfid, .. } if self.is_before(&Gfid(*gfid), &at)? => self.apply_step(step, &at)?,
                 Step::Make { .. } | Step::TouchDir { .. } | Step::Inherit { .. } => {}
                 Step::Finish { parts: 0, .. } if is_cut => self.apply_step(step, &at)?,
-                Step::Prepare { .. } | Step::Finish { .. } | Step::Release { .. } | Step::Forget { .. } => {}
+                Step::Prepare { .. } | Step::Finish { .. } | Step::Release { .. } => {}
+                Step::Flushed { .. } | Step::Forget { .. } => {}
                 Step::Copy { .. } | Step::DropClaim { .. } | Step::Follow { .. } => {} // done when needed next
                 Step::RemoveDir { gfid } if !is_cut && !self.has_dir(&Gfid(*gfid))? => self.forget_dir(&Gfid(*gfid))?,
                 _ if is_cut => self.apply_step(step, &at)?,

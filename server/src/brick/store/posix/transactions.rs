@@ -26,6 +26,11 @@ impl Finishing<'_> {
     }
 }
 
+/// Behind the name of the first part of a transaction that is done here.
+const FINISHED: &str = "-finished";
+/// Behind the name of a commit that is on the disks of all.
+const FLUSHED: &str = "-flushed";
+
 fn parked_name(tx: &TxId, index: usize) -> String {
     format!("{}-{index}", tx.hex())
 }
@@ -54,7 +59,7 @@ impl PosixStore {
                         self.undo_item(&how, index, item)?;
                     }
                 }
-                if *is_parked { Ok(()) } else { self.drop_pending(tx, *parts) }
+                if *is_parked { self.mark_finished(tx) } else { self.drop_pending(tx, *parts) }
             }
             Step::Release { tx, parts, parked } => {
                 for (index, gfid, rest) in parked {
@@ -65,16 +70,33 @@ impl PosixStore {
             Step::Commit { tx, participants } => {
                 self.put_symlink(self.commits.as_fd(), tx.hex().as_bytes(), &commit_text(participants))
             }
-            Step::Forget { tx } => unless(rustix::fs::unlinkat(&self.commits, tx.hex(), AtFlags::empty()), Sys::NOENT),
+            Step::Flushed { tx } => {
+                let flushed = format!("{}{FLUSHED}", tx.hex());
+                unless(rustix::fs::renameat(&self.commits, tx.hex(), &self.commits, flushed), Sys::NOENT)
+            }
+            Step::Forget { tx } => {
+                unless(rustix::fs::unlinkat(&self.commits, tx.hex(), AtFlags::empty()), Sys::NOENT)?;
+                let flushed = format!("{}{FLUSHED}", tx.hex());
+                unless(rustix::fs::unlinkat(&self.commits, flushed, AtFlags::empty()), Sys::NOENT)
+            }
             _ => Err(Errno::EIO),
         }
     }
 
+    /// Everything of the transaction is done here, and others may use its names: after a restart it must not
+    /// be done again over what they did.
+    fn mark_finished(&self, tx: &TxId) -> Result<(), Errno> {
+        let finished = format!("{}{FINISHED}", pending_name(tx, 0));
+        unless(rustix::fs::renameat(&self.pending, pending_name(tx, 0), &self.pending, finished), Sys::NOENT)
+    }
+
     fn drop_pending(&mut self, tx: &TxId, parts: u16) -> Result<(), Errno> {
-        for part in 0..parts {
+        // From the last to the first, which carries the mark of all.
+        for part in (0..parts).rev() {
             unless(rustix::fs::unlinkat(&self.pending, pending_name(tx, part), AtFlags::empty()), Sys::NOENT)?;
         }
-        Ok(())
+        let finished = format!("{}{FINISHED}", pending_name(tx, 0));
+        unless(rustix::fs::unlinkat(&self.pending, finished, AtFlags::empty()), Sys::NOENT)
     }
 
     fn finish_item(&mut self, how: &Finishing<'_>, index: usize, item: &Item, rest: Option<Rest>) -> Result<(), Errno> {
@@ -245,28 +267,32 @@ impl PosixStore {
         let mut parts = Vec::new();
         for name in self.own_names(self.pending.as_fd())? {
             let text = rustix::fs::readlinkat(&self.pending, &name[..], Vec::new()).map_err(errno)?;
-            let tx = std::str::from_utf8(&name).ok().and_then(|name| name.split_once('-'));
+            let is_finished = name.ends_with(FINISHED.as_bytes());
+            let stem = if is_finished { &name[..name.len() - FINISHED.len()] } else { &name[..] };
+            let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.split_once('-'));
             let tx = tx.and_then(|(tx, part)| Some((tx.parse::<TxId>().ok()?, part.parse().ok()?)));
             let (Some((tx, part)), Some((coordinator, items))) = (tx, read_pending(text.as_bytes())) else {
                 tracing::error!(brick = %self.path.display(), "pending {} is damaged", name.escape_ascii());
                 return Err(Errno::EIO);
             };
-            parts.push(PendingPart { tx, part, coordinator, items });
+            parts.push(PendingPart { tx, part, coordinator, items, is_finished });
         }
         parts.sort_by_key(|part| (part.tx, part.part));
         Ok(parts)
     }
 
-    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Vec<Participant>)>, Errno> {
+    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
         let mut commits = Vec::new();
         for name in self.own_names(self.commits.as_fd())? {
             let text = rustix::fs::readlinkat(&self.commits, &name[..], Vec::new()).map_err(errno)?;
-            let tx = std::str::from_utf8(&name).ok().and_then(|name| name.parse::<TxId>().ok());
+            let is_flushed = name.ends_with(FLUSHED.as_bytes());
+            let stem = if is_flushed { &name[..name.len() - FLUSHED.len()] } else { &name[..] };
+            let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.parse::<TxId>().ok());
             let (Some(tx), Some(participants)) = (tx, read_commit(text.as_bytes())) else {
                 tracing::error!(brick = %self.path.display(), "commit {} is damaged", name.escape_ascii());
                 return Err(Errno::EIO);
             };
-            commits.push((tx, participants));
+            commits.push((tx, participants, is_flushed));
         }
         Ok(commits)
     }
