@@ -14,6 +14,9 @@ use std::time::Duration;
 /// A test that takes longer is taken to hang: its processes are ended, so that what waits for them fails.
 const PATIENCE: Duration = Duration::from_secs(280);
 const PATIENCE_SOAK: Duration = Duration::from_secs(3600);
+/// What a test may take to fail then.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+const EXIT_HANGS: i32 = 101;
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 25;
 const LOG_LINE_CHARS: usize = 500;
@@ -42,6 +45,10 @@ pub fn case<F: FnOnce(&Case) -> anyhow::Result<()>>(needs: &[Need], body: F) {
             if case_ended.recv_timeout(patience) == Err(RecvTimeoutError::Timeout) {
                 say(&format!("HANGS {name}: its processes are ended after {} s", patience.as_secs()));
                 lock(&scratches).iter().for_each(Scratch::end_processes);
+                if case_ended.recv_timeout(LAST_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                    say(&format!("HANGS {name}: even so; this process ends, the next test clears its directories"));
+                    std::process::exit(EXIT_HANGS);
+                }
             }
         })
     };

@@ -86,11 +86,12 @@ impl Story {
         Story { kind, name: format!("s{number}"), contents, steps_done: 0 }
     }
 
-    /// Tells it in `root` to its end or to the first error, which is given: then the power went.
-    pub fn tell(&mut self, root: &Path, mut at_step: impl FnMut()) -> anyhow::Result<()> {
+    /// Tells it in `root` to its end or to the first error, which is given: then the power went. `at_step` may end it
+    /// with an error of its own.
+    pub fn tell(&mut self, root: &Path, mut at_step: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
         while self.step(root)? {
             self.steps_done += 1;
-            at_step();
+            at_step()?;
         }
         Ok(())
     }
@@ -111,7 +112,12 @@ impl Story {
         match (self.kind, self.steps_done) {
             (Kind::Create | Kind::Unsynced, 0) => fs::write(&a, first).at(&a)?,
             (Kind::Create, 1) => sync(&a)?,
-            (Kind::DeepFile | Kind::DeepDirectory, 0) => fs::create_dir_all(a.join("x/y/z")).at(&a)?,
+            (Kind::DeepFile | Kind::DeepDirectory, 0) => {
+                // One by one: when the mount is gone this must not make the directories below its point.
+                for path in [a.clone(), a.join("x"), a.join("x/y"), a.join("x/y/z")] {
+                    fs::create_dir(&path).at(&path)?;
+                }
+            }
             (Kind::DeepFile, 1) => write_synced(&a.join("x/y/z/file"), first)?,
             (Kind::DeepDirectory, 1) => sync(&a.join("x/y/z"))?,
             (Kind::Symlink, 0) => std::os::unix::fs::symlink("target", &a).at(&a)?,

@@ -16,7 +16,7 @@ use brickfs_tests::stories::{Story, check_readable};
 use rand::Rng as _;
 use std::fs::{self, File};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const TELLERS: usize = 3;
@@ -64,7 +64,7 @@ fn tell_until_power_loss(
         fs::create_dir(&path).at(&path)?;
         File::open(&path).and_then(|dir| dir.sync_all()).at(&path)?;
     }
-    let steps = AtomicU64::new(0);
+    let (steps, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let wanted = case.rng(1000 + round).random_range(300..1500);
     std::thread::scope(|scope| {
         let tell = |teller: usize| {
@@ -74,6 +74,8 @@ fn tell_until_power_loss(
                 let mut story = Story::invent(&mut rng, number);
                 let told = story.tell(&root, || {
                     steps.fetch_add(1, Ordering::Relaxed);
+                    ensure!(!is_over.load(Ordering::Relaxed), "the power went");
+                    Ok(())
                 });
                 stories.push(story);
                 if let Err(error) = told {
@@ -84,11 +86,14 @@ fn tell_until_power_loss(
         };
         let tellers: Vec<_> = (0..TELLERS).map(|teller| scope.spawn(move || tell(teller))).collect();
         let has_failed = eventually_ok("stories are told", START_TIMEOUT, || {
-            let is_over = tellers.iter().any(|teller| teller.is_finished());
-            ensure!(is_over || steps.load(Ordering::Relaxed) >= wanted, "{} steps", steps.load(Ordering::Relaxed));
-            Ok(is_over)
-        })?;
+            let has_failed = tellers.iter().any(|teller| teller.is_finished());
+            ensure!(has_failed || steps.load(Ordering::Relaxed) >= wanted, "{} steps", steps.load(Ordering::Relaxed));
+            Ok(has_failed)
+        });
         let lost = machine.lose_power(mount, disks);
+        // Whatever went wrong: the tellers end.
+        is_over.store(true, Ordering::Relaxed);
+        let has_failed = has_failed?;
         let mut told = Vec::new();
         for teller in tellers {
             let (stories, error) = teller.join().map_err(|_| anyhow::anyhow!("a teller panicked"))?;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const MOVERS: usize = 3;
@@ -63,14 +63,16 @@ impl Mover {
     }
 
     /// Renames files, sometimes over another, syncing nothing, until the power goes.
-    fn work(&mut self, steps: &AtomicU64) -> anyhow::Error {
-        for count in FILES_EACH.. {
+    fn work(&mut self, steps: &AtomicU64, is_over: &AtomicBool) -> anyhow::Error {
+        let mut count = FILES_EACH;
+        while !is_over.load(Ordering::Relaxed) {
             if let Err(error) = self.step(count) {
                 return error;
             }
             steps.fetch_add(1, Ordering::Relaxed);
+            count += 1;
         }
-        anyhow::anyhow!("the numbers have an end")
+        anyhow::anyhow!("the power went")
     }
 
     /// Something else on some disk is synced now and then: what that disk has done until then, it keeps.
@@ -184,19 +186,21 @@ fn move_until_power_loss(
     };
     let mut movers: Vec<Mover> = (0..MOVERS).map(mover).collect();
     movers.iter_mut().try_for_each(Mover::prepare)?;
-    let steps = AtomicU64::new(0);
+    let (steps, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
     let wanted = case.rng(1000 + round).random_range(100..3000);
     std::thread::scope(|scope| {
-        let working: Vec<_> = movers.iter_mut().map(|mover| scope.spawn(|| mover.work(&steps))).collect();
+        let working: Vec<_> = movers.iter_mut().map(|mover| scope.spawn(|| mover.work(&steps, &is_over))).collect();
         let is_enough = || steps.load(Ordering::Relaxed) >= wanted || working.iter().any(|one| one.is_finished());
         let waited = eventually("files are renamed", PATIENCE, is_enough);
         let has_failed = working.iter().any(|one| one.is_finished());
-        machine.lose_power(mount, disks)?;
+        let lost = machine.lose_power(mount, disks);
+        // Whatever went wrong: the movers end.
+        is_over.store(true, Ordering::Relaxed);
         for one in working {
             let error = one.join().map_err(|_| anyhow::anyhow!("a mover panicked"))?;
             ensure!(!has_failed, "a mover failed before the power went: {error:#}");
         }
-        waited
+        lost.and(waited)
     })?;
     Ok(movers)
 }
