@@ -390,6 +390,8 @@ impl<S: BrickStore> Volume<S> {
         if source.home == tx.set && !engine.store.bears(&source.gfid, &it.old.parent.gfid, it.old.name.as_bytes())? {
             return Ok(None);
         }
+        // Before the change of the object, by whose record a restart knows whether any of this is missing.
+        steps.extend(tx.own_claims());
         if let (Some(target), true) = (target, it.flags.exchange) {
             let (one, two) = (&it.source, target);
             steps.push(exchange_step(tx, it, one, two));
@@ -417,7 +419,6 @@ impl<S: BrickStore> Volume<S> {
         let replaced_copy =
             target.filter(|t| !it.flags.exchange && t.kind == Kind::Directory && t.object.home != tx.set);
         steps.extend(replaced_copy.map(|t| Step::RemoveDir { gfid: t.object.gfid.0 }));
-        steps.extend(tx.own_claims());
         if let Some(object) = it.whiteout.clone() {
             steps.push(Step::Make { place: it.old.place.clone(), object });
         }

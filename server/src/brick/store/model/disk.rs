@@ -191,7 +191,6 @@ pub struct Process {
 #[derive(Default)]
 struct Fate {
     calls_left: Option<u64>,
-    calls: u64,
     is_dead: bool,
 }
 
@@ -215,11 +214,6 @@ impl Process {
         self.fate().is_dead
     }
 
-    /// Calls made so far.
-    pub fn calls(&self) -> u64 {
-        self.fate().calls
-    }
-
     /// One call: EIO once the process is dead, for its last wishes to come to nothing.
     pub fn call(&self) -> Result<(), Errno> {
         let mut fate = self.fate();
@@ -231,7 +225,6 @@ impl Process {
         if fate.is_dead {
             return Err(Errno::EIO);
         }
-        fate.calls += 1;
         Ok(())
     }
 }

@@ -31,6 +31,11 @@ impl ModelStore {
                     }
                 }
                 Step::Copy { place, .. } if self.has_dir(&place.parent())? => self.apply_step(step, &at)?,
+                // Counted anew: what the effect knew of the number may be older or newer than the brick.
+                Step::TouchDir { gfid, subdirs: Some(_) } if self.has_dir(&Gfid(*gfid))? => {
+                    let subdirs = Some(self.count_subdirs(&Gfid(*gfid))?);
+                    self.apply_step(&Step::TouchDir { gfid: *gfid, subdirs }, &at)?;
+                }
                 Step::TouchDir { gfid, .. } if self.is_before(&Gfid(*gfid), &at)? => self.apply_step(step, &at)?,
                 Step::Make { .. } | Step::TouchDir { .. } | Step::Inherit { .. } => {}
                 Step::Finish { parts: 0, .. } if is_cut => self.apply_step(step, &at)?,
@@ -54,6 +59,17 @@ impl ModelStore {
             Err(Errno::ESTALE) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Subdirectories that are homed on this set.
+    fn count_subdirs(&mut self, gfid: &Gfid) -> Result<u32, Errno> {
+        let mut count = 0;
+        for name in self.names(gfid)? {
+            let set = self.set;
+            let is_native_dir = |meta: Meta| meta.kind == Kind::Directory && meta.home == set;
+            count += u32::from(self.entry(gfid, &name)?.is_some_and(is_native_dir));
+        }
+        Ok(count)
     }
 
     fn is_empty_copy(&mut self, gfid: &Gfid) -> Result<bool, Errno> {

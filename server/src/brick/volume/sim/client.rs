@@ -31,8 +31,6 @@ pub struct Ended {
     pub call: Call,
     /// The result; `None` where nobody can know.
     pub result: Option<Result<FopReply, Errno>>,
-    /// It was asked again after its node had died or its reply was lost.
-    pub was_retried: bool,
 }
 
 pub struct Client {
@@ -46,7 +44,6 @@ struct Waiting {
     call: Call,
     id: Option<CallId>,
     tries: u32,
-    was_retried: bool,
 }
 
 /// What clients know of the volume.
@@ -102,7 +99,7 @@ impl Client {
         self.next_request += 1;
         self.ops_left = self.ops_left.saturating_sub(1);
         let id = cluster.call(&call);
-        self.waiting = Some(Waiting { call, id: Some(id), tries: 0, was_retried: false });
+        self.waiting = Some(Waiting { call, id: Some(id), tries: 0 });
     }
 
     /// Asks again what has to be asked again, once the node is back.
@@ -121,14 +118,8 @@ impl Client {
         waiting.id = None;
         waiting.tries += 1;
         let result = match back {
-            Back::Lost => {
-                waiting.was_retried = true;
-                return None;
-            }
-            Back::Ran(_) if loses_reply => {
-                waiting.was_retried = true;
-                return None;
-            }
+            Back::Lost => return None,
+            Back::Ran(_) if loses_reply => return None,
             Back::Ran(Err(Stop::GoTo(set))) => {
                 assert!(waiting.tries < 1000, "sent around for ever: {:?}", waiting.call);
                 waiting.call.set = set;
@@ -141,17 +132,16 @@ impl Client {
             },
         };
         if matches!(result, Err(Errno::EIO | Errno::EAGAIN)) && waiting.tries < TRIES_MAX {
-            waiting.was_retried = true;
             return None;
         }
         let waiting = self.waiting.take()?;
         let result = if matches!(result, Err(Errno::EIO | Errno::EAGAIN)) { None } else { Some(result) };
-        Some(Ended { call: waiting.call, result, was_retried: waiting.was_retried })
+        Some(Ended { call: waiting.call, result })
     }
 }
 
 /// The set that a client addresses: the dentry set of a name, else the home.
-fn first_set(cluster: &Cluster, fop: &Fop) -> SetId {
+pub fn first_set(cluster: &Cluster, fop: &Fop) -> SetId {
     match fop {
         Fop::Lookup { parent, name }
         | Fop::Make { parent, name, .. }

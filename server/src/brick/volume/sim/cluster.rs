@@ -10,7 +10,7 @@ use crate::brick::store::model::ModelStore;
 use crate::brick::store::model::disk::{Inode, Process, SharedDisks};
 use crate::brick::volume::dispatch::Admission;
 use crate::brick::volume::recover::{redo_last, untold};
-use crate::brick::volume::{Ask, BoxFuture, PeerCall, Ran, Slot, Stop, Volume};
+use crate::brick::volume::{Ask, BoxFuture, Ran, Slot, Stop, Volume};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::cluster::map::{MemberMap, SetMap, VolumeMap};
 use brickfs_common::errno::Errno;
@@ -451,11 +451,6 @@ impl Cluster {
             }
         }
         lines
-    }
-
-    /// Calls on their way.
-    pub fn in_flight(&self) -> Vec<PeerCall> {
-        self.shared.calls()
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod client;
 mod cluster;
+mod crashes;
 mod network;
 mod oracle;
 mod rng;
+mod stage;
 
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, Making, ObjectRef};

@@ -110,14 +110,6 @@ impl Shared {
         self.lock().flying.swap_remove(index)
     }
 
-    pub fn calls(&self) -> Vec<PeerCall> {
-        let call = |flying: &Flying| match &flying.cargo {
-            Cargo::Call(_, call) => Some(call.clone()),
-            Cargo::Reply(_) => None,
-        };
-        self.lock().flying.iter().filter_map(call).collect()
-    }
-
     pub fn choose_fate(&self) -> Fate {
         let mut inner = self.lock();
         let one_in = inner.loses_one_in;
