@@ -61,6 +61,8 @@ pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
     }
     start_log(&plan)?;
     let session = mount(&plan);
+    // Before anybody is told that the mount is up: a signal from then on unmounts.
+    let session = session.and_then(|up| obey_signals(&plan.mountpoint, &up.2).map(|()| up));
     if let Some(mut pipe) = status {
         let word = match &session {
             Ok(_) => UP.to_vec(),
@@ -69,7 +71,6 @@ pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
         pipe.write_all(&word).ok(); // whoever started us may be gone
     }
     let (session, volume, fs) = session?;
-    obey_signals(&plan.mountpoint, &fs)?;
     let ended = session.join();
     volume.shutdown();
     fs.invalidations.end();
@@ -191,12 +192,14 @@ fn raise_readahead(device: u64) {
 fn obey_signals(mountpoint: &Path, fs: &Arc<Fs>) -> anyhow::Result<()> {
     let (mountpoint, fs) = (mountpoint.to_owned(), Arc::downgrade(fs));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::Builder::new().name("brickfs-signals".into()).spawn(move || {
         let caught = runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
             let mut term = signal(SignalKind::terminate())?;
             let mut int = signal(SignalKind::interrupt())?;
             let mut usr1 = signal(SignalKind::user_defined1())?;
+            ready.send(()).ok();
             loop {
                 tokio::select! {
                     _ = term.recv() => return std::io::Result::Ok(()),
@@ -215,5 +218,7 @@ fn obey_signals(mountpoint: &Path, fs: &Arc<Fs>) -> anyhow::Result<()> {
             tracing::error!("cannot unmount {}: {error}", mountpoint.display());
         }
     })?;
+    // Nothing is sent where signals are not heard, which has been logged.
+    is_ready.recv().ok();
     Ok(())
 }

@@ -30,6 +30,17 @@ pub const LOOP_MOUNT: &[Need] = &[
     Need::Program("xfs_io"),
     Need::Program("losetup"),
 ];
+/// The same, for what is repeated often enough to find what happens once in many power losses.
+pub const LOOP_MOUNT_SOAK: &[Need] = &[
+    Need::Root,
+    Need::Soak,
+    Need::Fuse,
+    Need::Loop,
+    Need::Program("mkfs.ext4"),
+    Need::Program("mkfs.xfs"),
+    Need::Program("xfs_io"),
+    Need::Program("losetup"),
+];
 
 impl Need {
     /// Why this machine lacks it; `None` if it has it.

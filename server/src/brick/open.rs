@@ -36,7 +36,11 @@ impl World for ThisNode {
     }
 
     fn spawn(&self, task: BoxFuture<()>) {
-        tokio::spawn(task);
+        // The thread of leases and barriers has no runtime of its own.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(task)),
+            Err(_) => drop(std::thread::spawn(move || block_on(task))),
+        }
     }
 }
 
