@@ -60,9 +60,10 @@ pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
         rustix::process::setsid().ok(); // fails only where it is one already
     }
     start_log(&plan)?;
+    // Before there is a mount: a signal from the first moment on unmounts it.
+    let signals = hear_signals()?;
     let session = mount(&plan);
-    // Before anybody is told that the mount is up: a signal from then on unmounts.
-    let session = session.and_then(|up| obey_signals(&plan.mountpoint, &up.2).map(|()| up));
+    let session = session.and_then(|up| obey_signals(signals, &plan.mountpoint, &up.2).map(|()| up));
     if let Some(mut pipe) = status {
         let word = match &session {
             Ok(_) => UP.to_vec(),
@@ -188,37 +189,44 @@ fn raise_readahead(device: u64) {
     }
 }
 
-/// SIGTERM and SIGINT unmount, SIGUSR1 logs how much the mount remembers.
-fn obey_signals(mountpoint: &Path, fs: &Arc<Fs>) -> anyhow::Result<()> {
-    let (mountpoint, fs) = (mountpoint.to_owned(), Arc::downgrade(fs));
+/// Signals that are heard and not yet obeyed.
+struct Signals {
+    runtime: tokio::runtime::Runtime,
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    usr1: tokio::signal::unix::Signal,
+}
+
+fn hear_signals() -> anyhow::Result<Signals> {
+    use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (ready, is_ready) = std::sync::mpsc::channel();
+    let (term, int, usr1) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::user_defined1())?)
+    };
+    Ok(Signals { runtime, term, int, usr1 })
+}
+
+/// SIGTERM and SIGINT unmount, SIGUSR1 logs how much the mount remembers.
+fn obey_signals(signals: Signals, mountpoint: &Path, fs: &Arc<Fs>) -> anyhow::Result<()> {
+    let (mountpoint, fs) = (mountpoint.to_owned(), Arc::downgrade(fs));
+    let Signals { runtime, mut term, mut int, mut usr1 } = signals;
     std::thread::Builder::new().name("brickfs-signals".into()).spawn(move || {
-        let caught = runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let mut term = signal(SignalKind::terminate())?;
-            let mut int = signal(SignalKind::interrupt())?;
-            let mut usr1 = signal(SignalKind::user_defined1())?;
-            ready.send(()).ok();
+        runtime.block_on(async {
             loop {
                 tokio::select! {
-                    _ = term.recv() => return std::io::Result::Ok(()),
-                    _ = int.recv() => return Ok(()),
+                    _ = term.recv() => return,
+                    _ = int.recv() => return,
                     _ = usr1.recv() => match fs.upgrade() {
                         Some(fs) => tracing::info!("remembered: {:?}", fs.counts()),
-                        None => return Ok(()),
+                        None => return,
                     },
                 }
             }
         });
-        if let Err(error) = caught {
-            return tracing::error!("signals are not heard: {error}");
-        }
         if let Err(error) = rustix::mount::unmount(&mountpoint, rustix::mount::UnmountFlags::DETACH) {
             tracing::error!("cannot unmount {}: {error}", mountpoint.display());
         }
     })?;
-    // Nothing is sent where signals are not heard, which has been logged.
-    is_ready.recv().ok();
     Ok(())
 }
