@@ -370,7 +370,11 @@ fn confirm<S: BrickStore>(set: &mut SetEngine<S>, gfid: &Gfid, place: &Place) ->
     }
     match set.store.attr(gfid) {
         // The object is named and its home has lost it: damage, which is not the same as absence.
-        Err(Errno::ESTALE) => Err(Errno::EIO),
+        Err(Errno::ESTALE) => {
+            let path = set.store.shown_path(&place.parent(), &place.name);
+            set.store.report_damage(format!("{path}: object {gfid} has no handle"));
+            Err(Errno::EIO)
+        }
         other => Ok(PeerReply::Attr(Some(Box::new(other?)))),
     }
 }
