@@ -10,7 +10,9 @@ mod crashes;
 mod network;
 mod oracle;
 mod rng;
+mod sabotage;
 mod stage;
+mod traces;
 
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, Making, ObjectRef};
@@ -225,22 +227,26 @@ impl Sim {
     }
 }
 
+/// Plays a history to its end; what was found wrong, a panic included.
+fn judge(sim: &mut Sim) -> Findings {
+    let result = catch_unwind(AssertUnwindSafe(|| sim.run()));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        vec![format!("panic: {}", text.unwrap_or_default())]
+    })
+}
+
 /// Runs a seed; what was found, with the history.
 fn run_seed(seed: u64) -> Result<(), String> {
     let mut sim = Sim::new(seed);
-    let result = catch_unwind(AssertUnwindSafe(|| sim.run()));
-    let findings = result.unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-        vec![format!("panic: {}", text.unwrap_or_default())]
-    });
+    let findings = judge(&mut sim);
     if findings.is_empty() {
         return Ok(());
     }
-    let history =
-        if std::env::var_os("BRICKFS_SIM_SEED").is_some() { sim.cluster.shared.history() } else { String::new() };
     Err(format!(
-        "{history}seed {seed}, {:?}, {:?}:\n{}\nreplay: BRICKFS_SIM_SEED={seed} cargo test --release -p brickfs-server sim::seeds",
+        "{}seed {seed}, {:?}, {:?}:\n{}\nreplay: BRICKFS_SIM_SEED={seed} cargo test --release -p brickfs-server sim::seeds",
+        sim.cluster.shared.history(),
         sim.cluster.shape,
         sim.weather,
         findings.join("\n")

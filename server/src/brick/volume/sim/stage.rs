@@ -32,8 +32,12 @@ pub type View = BTreeMap<String, (Kind, u32, Option<Gfid>)>;
 impl Stage {
     /// Sets on the nodes given; the root lives on set 0.
     pub fn new(node_of: &[usize], shares_device: bool) -> Stage {
-        let shape =
-            Shape { seed: 7, node_of: node_of.to_vec(), shares_device, root_home: SetId(0), keeps_history: true };
+        Stage::with_seed(7, node_of, shares_device)
+    }
+
+    /// The same in another order of what happens at once.
+    pub fn with_seed(seed: u64, node_of: &[usize], shares_device: bool) -> Stage {
+        let shape = Shape { seed, node_of: node_of.to_vec(), shares_device, root_home: SetId(0), keeps_history: true };
         Stage { cluster: Cluster::new(shape), ops: Vec::new() }
     }
 
@@ -100,6 +104,12 @@ impl Stage {
     /// How an operation ended that must have.
     pub fn errno(&self, op: Op) -> Option<Errno> {
         self.result(op).unwrap_or_else(|| panic!("it waits:\n{}", self.cluster.waiting().join("\n"))).err()
+    }
+
+    /// A client sends a request again whose reply it did not get.
+    pub fn repeat(&mut self, op: Op) {
+        self.ops[op.0].result = None;
+        self.settle();
     }
 
     /// Nobody waits for an operation any more, and nobody asks again.
