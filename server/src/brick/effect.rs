@@ -127,6 +127,16 @@ pub enum Item {
 /// One participant of a transaction: a set and what it has to do.
 pub type Participant = (SetId, Vec<Item>);
 
+/// What a set remembers of a transaction that it has committed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Commitment {
+    /// What the others have to do.
+    pub participants: Vec<Participant>,
+    /// The object here that the commit changes, and the effect's position, which its record gets last: a
+    /// power loss may keep the commitment and lose the change.
+    pub change: Option<([u8; 16], Position)>,
+}
+
 /// One step on one set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are those of the step's sentence
@@ -180,11 +190,23 @@ pub enum Step {
     /// the file, or `None` for a directory).
     Release { tx: TxId, parts: u16, parked: Vec<(u16, [u8; 16], Option<Rest>)> },
     /// Remembers what others have to do about a transaction that commits with this effect.
-    Commit { tx: TxId, participants: Vec<Participant> },
+    Commit { tx: TxId, commitment: Commitment },
     /// Remembers that all others have finished a transaction on their disks.
     Flushed { tx: TxId },
     /// Forgets a transaction that is on the disks everywhere.
     Forget { tx: TxId },
+}
+
+impl Step {
+    /// The object whose record the step writes last.
+    pub fn changed_object(&self) -> Option<Gfid> {
+        match self {
+            Step::Link { gfid, .. } | Step::Unlink { gfid, .. } | Step::RemoveDir { gfid } => Some(Gfid(*gfid)),
+            Step::Move { gfid, .. } | Step::Exchange { second: gfid, .. } => Some(Gfid(*gfid)),
+            Step::SetAttr { gfid, .. } | Step::Xattr { gfid, .. } | Step::Fallocate { gfid, .. } => Some(Gfid(*gfid)),
+            _ => None,
+        }
+    }
 }
 
 /// What a retry of the request is answered with.

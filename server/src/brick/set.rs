@@ -2,7 +2,7 @@
 //! it and which of its own are not finished elsewhere. Decisions are made in `volume`; here they become
 //! effects: logged, then applied (R9; PROTOCOL 1).
 
-use crate::brick::effect::{Claim, Effect, Outcome, Participant, Place, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Outcome, Place, Stamp, Step};
 use crate::brick::held::Held;
 use crate::brick::meta::{Meta, Position};
 use crate::brick::store::{BrickStore, Space};
@@ -27,8 +27,8 @@ pub struct Asker {
 
 /// A transaction that this set has committed and others may not have finished on their disks.
 pub struct Committed {
-    /// The others, with what they have to do.
-    pub participants: Vec<Participant>,
+    /// The others, with what they have to do, and the change here.
+    pub commitment: Commitment,
     /// How far it has come.
     pub stage: Stage,
     /// The others are being told to finish.
@@ -116,8 +116,8 @@ impl<S: BrickStore> SetEngine<S> {
         let stage = |is_flushed| if is_flushed { Stage::Flushed } else { Stage::Finishing };
         let commits = store.commits()?.into_iter();
         let committed = commits
-            .map(|(tx, participants, is_flushed)| {
-                (tx, Committed { participants, stage: stage(is_flushed), is_busy: false })
+            .map(|(tx, commitment, is_flushed)| {
+                (tx, Committed { commitment, stage: stage(is_flushed), is_busy: false })
             })
             .collect();
         Ok(SetEngine {

@@ -3,9 +3,10 @@
 
 use super::peer::TxState;
 use super::{PeerCall, PeerReply, State, Volume};
-use crate::brick::effect::{Effect, Step};
+use crate::brick::effect::{Effect, Stamp, Step};
 use crate::brick::set::Stage;
 use crate::brick::store::BrickStore;
+use brickfs_common::attr::Timestamp;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId, TxId};
@@ -16,6 +17,7 @@ impl<S: BrickStore> Volume<S> {
     /// of the sets of this node, and all those that changed numbers of subdirectories: homes may not have
     /// been told of them. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
+        self.lock().finish_again();
         self.settle_all().await;
         for (set, effect) in last {
             if let Ok(engine) = self.lock().set(set) {
@@ -68,13 +70,14 @@ impl<S: BrickStore> Volume<S> {
         let Ok(engine) = state.set(set) else { return };
         let Some(committed) = engine.committed.get(&tx) else { return };
         let outlives = |other: &SetId| context.needs_record(*other, set);
-        if outlives(&by) || !committed.participants.iter().any(|(other, _)| outlives(other)) {
+        if outlives(&by) || !committed.commitment.participants.iter().any(|(other, _)| outlives(other)) {
             return;
         }
-        let rest: Vec<_> = committed.participants.iter().filter(|(other, _)| *other != by).cloned().collect();
+        let mut rest = committed.commitment.clone();
+        rest.participants.retain(|(other, _)| *other != by);
         let at = engine.next_stamp(context.now);
-        match engine.store.apply(&Step::Commit { tx, participants: rest.clone() }, &at) {
-            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.participants = rest)),
+        match engine.store.apply(&Step::Commit { tx, commitment: rest.clone() }, &at) {
+            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.commitment = rest)),
             Err(error) => tracing::warn!(%set, %tx, "what a set has finished could not be written off: {error}"),
         }
     }
@@ -87,7 +90,7 @@ impl<S: BrickStore> Volume<S> {
         let Some(committed) = engine.committed.get_mut(&tx) else { return };
         committed.stage = Stage::Finished;
         let shares_fate = |(other, _): &(SetId, _)| !context.needs_record(*other, set);
-        if committed.participants.iter().all(shares_fate) {
+        if committed.commitment.participants.iter().all(shares_fate) {
             // One journal keeps all of it in order, or nothing.
             engine.forget(&tx, &context);
         }
@@ -194,13 +197,23 @@ impl<S: BrickStore> State<S> {
         (held, committed)
     }
 
+    /// A set of a node that comes back may have lost what it has finished and not flushed: it is told again.
+    /// Where it has not, its own record keeps it from doing so again.
+    fn finish_again(&mut self) {
+        for engine in self.open_sets() {
+            for committed in engine.committed.values_mut().filter(|committed| committed.stage == Stage::Finished) {
+                committed.stage = Stage::Finishing;
+            }
+        }
+    }
+
     fn waiting_for_barriers(&mut self) -> Vec<Waiting> {
         let mut waiting = Vec::new();
         for engine in self.open_sets() {
             let past = engine.committed.iter().filter(|(_, c)| c.stage != Stage::Finishing);
-            waiting.extend(
-                past.map(|(tx, c)| (engine.id, *tx, c.stage, c.participants.iter().map(|(set, _)| *set).collect())),
-            );
+            waiting.extend(past.map(|(tx, c)| {
+                (engine.id, *tx, c.stage, c.commitment.participants.iter().map(|(set, _)| *set).collect())
+            }));
         }
         waiting
     }
@@ -246,6 +259,31 @@ pub fn untold(effects: &[Effect]) -> impl Iterator<Item = &Effect> {
     let last = effects.iter().map(|effect| effect.position).max();
     let changes_count = |step: &Step| matches!(step, Step::TouchDir { subdirs: Some(_), .. });
     effects.iter().filter(move |effect| Some(effect.position) == last || effect.steps.iter().any(changes_count))
+}
+
+/// Where the order of a set goes on. A power loss may have cut the log below positions that objects carry:
+/// the clock in microseconds, which no set's effects outrun, is above those.
+pub fn first_seq(effects: &[Effect], now: Timestamp) -> u64 {
+    let logged = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
+    let micros = now.sec.saturating_mul(1_000_000).saturating_add(i64::from(now.nsec / 1000));
+    logged.max(u64::try_from(micros).unwrap_or(0))
+}
+
+/// Takes back commitments whose change here a power loss has lost, after `redo_last` has done what can be
+/// done: nobody has let go anything for them, because that takes a barrier of this set.
+pub fn drop_unchanged<S: BrickStore>(store: &mut S, set: SetId) -> Result<(), Errno> {
+    for (tx, commitment, is_flushed) in store.commits()? {
+        let Some((gfid, position)) = commitment.change.filter(|_| !is_flushed) else { continue };
+        match store.meta(&Gfid(gfid)) {
+            Ok(meta) if meta.home == set && meta.position < position => {
+                tracing::warn!(%set, %tx, "a transaction is undone: a power loss has kept its record alone");
+                store.apply(&Step::Forget { tx }, &Stamp { position, time: meta.ctime })?;
+            }
+            Ok(_) | Err(Errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Finishes the last effect of a set's log and says what of the log still counts.

@@ -14,7 +14,7 @@
 
 use super::peer::Context;
 use super::{PeerCall, PeerReply, State, Volume};
-use crate::brick::effect::{Effect, Item, Old, Participant, Rest, Step};
+use crate::brick::effect::{Commitment, Effect, Item, Old, Participant, Rest, Step};
 use crate::brick::set::{Committed, SetEngine, Stage};
 use crate::brick::store::BrickStore;
 use brickfs_common::attr::Kind;
@@ -129,16 +129,20 @@ impl<S: BrickStore> Volume<S> {
         outcome: crate::brick::effect::Outcome,
     ) -> Result<Effect, Errno> {
         let others: Vec<Participant> = tx.participants.iter().filter(|(set, _)| *set != tx.set).cloned().collect();
-        if !others.is_empty() {
-            steps.insert(0, Step::Commit { tx: tx.id, participants: others.clone() });
+        let position = state.set(tx.set)?.next_stamp(time).position;
+        let change = steps.iter().find_map(Step::changed_object).map(|gfid| (gfid.0, position));
+        let commitment = Commitment { participants: others, change };
+        let is_shared = !commitment.participants.is_empty();
+        if is_shared {
+            steps.insert(0, Step::Commit { tx: tx.id, commitment: commitment.clone() });
         }
         let effect = state.commit(tx.set, Some(asker), time, steps, outcome)?;
         let engine = state.set(tx.set)?;
         engine.undecided.remove(&tx.id);
         engine.held.release(&tx.id);
         engine.name_changes += 1;
-        if !others.is_empty() {
-            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing, is_busy: false });
+        if is_shared {
+            engine.committed.insert(tx.id, Committed { commitment, stage: Stage::Finishing, is_busy: false });
         }
         Ok(effect)
     }
@@ -182,7 +186,7 @@ impl<S: BrickStore> Volume<S> {
             if committed.stage != Stage::Finishing || std::mem::replace(&mut committed.is_busy, true) {
                 return;
             }
-            committed.participants.clone()
+            committed.commitment.participants.clone()
         };
         if participants.iter().all(|(set, _)| self.is_here(*set)) {
             finish_all(&me, set, tx, participants).await;

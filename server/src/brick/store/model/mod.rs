@@ -11,7 +11,7 @@ mod redo;
 mod transactions;
 
 use super::{BrickStore, PendingPart, Space};
-use crate::brick::effect::{Claim, Effect, Participant, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::meta::{HAS_DEFAULT_ACL, Meta};
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
@@ -294,7 +294,7 @@ impl BrickStore for ModelStore {
         Ok(self.fs(|fs| fs.pending.iter().map(|(key, held)| part(fs, key, held)).collect()))
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
+    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         let commits = |fs: &Fs| fs.commits.iter().map(|(tx, (list, flushed))| (*tx, list.clone(), *flushed)).collect();
         Ok(self.fs(commits))
     }

@@ -9,8 +9,8 @@ use crate::brick::set::{Asker, SetEngine};
 use crate::brick::store::model::ModelStore;
 use crate::brick::store::model::disk::{Inode, Process, SharedDisks};
 use crate::brick::volume::dispatch::Admission;
-use crate::brick::volume::recover::{redo_last, untold};
-use crate::brick::volume::{Ask, BoxFuture, Ran, Slot, Stop, Volume};
+use crate::brick::volume::recover::{drop_unchanged, first_seq, redo_last, untold};
+use crate::brick::volume::{Ask, BoxFuture, Ran, Slot, Stop, Volume, World as _};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::cluster::map::{MemberMap, SetMap, VolumeMap};
 use brickfs_common::errno::Errno;
@@ -230,6 +230,7 @@ impl Cluster {
     #[allow(clippy::type_complexity)]
     fn open(&mut self, node: usize) -> Option<(Arc<Volume<ModelStore>>, Vec<(SetId, Effect)>)> {
         let process = self.nodes[node].process.clone();
+        let world = NodeWorld { node, process: process.clone(), shared: self.shared.clone() };
         let (mut last, mut results) = (Vec::new(), Vec::new());
         let mut slots = Vec::new();
         let keeps_dirs = self.rng.is_one_in(2);
@@ -243,18 +244,19 @@ impl Cluster {
             }
             let mut effects = self.disks.lock().log(set);
             let mut store = ModelStore::open(set, self.disks.clone(), process.clone(), keeps_dirs);
-            let seq = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
             redo_last(&mut store, &mut effects);
+            let dropped = drop_unchanged(&mut store, set);
+            let seq = first_seq(&effects, world.now());
             if process.is_dead() {
                 return None;
             }
+            dropped.expect("the model reads its records");
             let position = Position { epoch: 1, seq };
             let engine = SetEngine::new(set, store, position).expect("the model reads its records");
             last.extend(untold(&effects).map(|effect| (set, effect.clone())));
             results.extend(effects.into_iter().map(|effect| (set, effect)));
             slots.push(Slot::Open(Box::new(engine)));
         }
-        let world = NodeWorld { node, process, shared: self.shared.clone() };
         let volume = Volume::new(self.map.clone(), slots, Arc::new(world));
         {
             let mut state = volume.lock();
@@ -445,7 +447,8 @@ impl Cluster {
                     lines.push(format!("set {} holds {items:?} for set {coordinator}, {tx}", engine.id));
                 }
                 for (tx, committed) in &engine.committed {
-                    lines.push(format!("set {} has committed {tx}: {:?}", engine.id, committed.participants));
+                    lines
+                        .push(format!("set {} has committed {tx}: {:?}", engine.id, committed.commitment.participants));
                 }
                 lines.extend(engine.undecided.iter().map(|tx| format!("set {} has not decided {tx}", engine.id)));
             }

@@ -190,6 +190,28 @@ fn check_claims(cluster: &Cluster, findings: &mut Findings) {
     }
 }
 
+/// A claim leads to what is listed, or nowhere.
+fn check_unlisted(cluster: &mut Cluster, tree: &Tree, findings: &mut Findings) {
+    let mut claimed = Vec::new();
+    for set in cluster.set_ids() {
+        claimed.extend(cluster.disks.lock().fs(set).claims.keys().cloned());
+    }
+    let root_home = cluster.shape.root_home;
+    for (parent, text) in claimed {
+        let (home, path) = match (parent == Gfid::ROOT, tree.attrs.get(&parent), tree.names.get(&parent)) {
+            (true, _, _) => (root_home, String::new()),
+            (_, Some(attr), Some(names)) => (attr.home, names[0].clone()),
+            _ => continue,
+        };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let Ok(attr) = look_up(cluster, ObjectRef { gfid: parent, home }, &text) else { continue };
+        let full = format!("{path}/{text}");
+        if !tree.names.get(&attr.gfid).is_some_and(|names| names.contains(&full)) {
+            findings.push(format!("{full} leads to {} and is not listed (N3)", attr.gfid));
+        }
+    }
+}
+
 /// What the bricks themselves found damaged.
 fn check_damage(cluster: &Cluster, findings: &mut Findings) {
     for node in &cluster.nodes {
@@ -208,6 +230,7 @@ pub fn check(cluster: &mut Cluster) -> (Tree, Findings) {
     check_disks(cluster, &tree, &mut findings);
     check_claims(cluster, &mut findings);
     check_damage(cluster, &mut findings);
+    check_unlisted(cluster, &tree, &mut findings);
     (tree, findings)
 }
 

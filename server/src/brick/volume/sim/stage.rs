@@ -24,6 +24,7 @@ struct Playing {
 pub struct Stage {
     pub cluster: Cluster,
     ops: Vec<Playing>,
+    started: u8,
 }
 
 /// What a client sees of the volume: each path with its kind, link count and, for what was there before, gfid.
@@ -38,7 +39,7 @@ impl Stage {
     /// The same in another order of what happens at once.
     pub fn with_seed(seed: u64, node_of: &[usize], shares_device: bool) -> Stage {
         let shape = Shape { seed, node_of: node_of.to_vec(), shares_device, root_home: SetId(0), keeps_history: true };
-        Stage { cluster: Cluster::new(shape), ops: Vec::new() }
+        Stage { cluster: Cluster::new(shape), ops: Vec::new(), started: 0 }
     }
 
     pub fn root(&self) -> ObjectRef {
@@ -55,8 +56,8 @@ impl Stage {
     pub fn start(&mut self, fop: Fop) -> Op {
         let set = super::client::first_set(&self.cluster, &fop);
         // A client of its own each, so that they run side by side.
-        let number = self.ops.len() as u8 + 1;
-        let call = Call { client: ClientId([number; 16]), request: 1, set, fop };
+        self.started += 1;
+        let call = Call { client: ClientId([self.started; 16]), request: 1, set, fop };
         let id = Some(self.cluster.call(&call));
         self.ops.push(Playing { call, id, result: None });
         Op(self.ops.len() - 1)
