@@ -132,9 +132,19 @@ pub type Participant = (SetId, Vec<Item>);
 pub struct Commitment {
     /// What the others have to do.
     pub participants: Vec<Participant>,
-    /// The object here that the commit changes, and the effect's position, which its record gets last: a
-    /// power loss may keep the commitment and lose the change.
-    pub change: Option<([u8; 16], Position)>,
+    /// The change here, which a power loss may lose while it keeps the commitment.
+    pub change: Option<Change>,
+}
+
+/// How to see whether a commit has changed its object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The object.
+    pub gfid: [u8; 16],
+    /// The name that it has got; `None`: it is gone.
+    pub name: Option<Place>,
+    /// The effect's position, which the object's record gets last.
+    pub position: Position,
 }
 
 /// One step on one set.
@@ -198,6 +208,18 @@ pub enum Step {
 }
 
 impl Step {
+    /// How to see whether the step was done, if it can be seen.
+    pub fn change(&self, position: Position) -> Option<Change> {
+        let (gfid, name) = match self {
+            Step::Link { gfid, place } => (*gfid, Some(place.clone())),
+            Step::Move { gfid, to, .. } => (*gfid, Some(to.clone())),
+            Step::Exchange { second, from, .. } => (*second, Some(from.clone())),
+            Step::RemoveDir { gfid } => (*gfid, None),
+            _ => return None,
+        };
+        Some(Change { gfid, name, position })
+    }
+
     /// The object whose record the step writes last.
     pub fn changed_object(&self) -> Option<Gfid> {
         match self {

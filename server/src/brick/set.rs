@@ -33,6 +33,8 @@ pub struct Committed {
     pub stage: Stage,
     /// The others are being told to finish.
     pub is_busy: bool,
+    /// In which life (`SetEngine::life`) each of the others did what it was told last.
+    pub lives: BTreeMap<SetId, u64>,
 }
 
 /// ```text
@@ -88,6 +90,8 @@ pub struct SetEngine<S> {
     pub committed: BTreeMap<TxId, Committed>,
     /// Counts closings of directories that were not here: what a materialise asked before is void.
     pub closings: u64,
+    /// Which process over this brick this is: what was done in another one a power loss may have undone.
+    pub life: u64,
     /// Counts what transactions did to names here, over restarts too: a claim that was denied before is
     /// not the claim that was made since, even if it reads the same.
     pub name_changes: u64,
@@ -117,7 +121,7 @@ impl<S: BrickStore> SetEngine<S> {
         let commits = store.commits()?.into_iter();
         let committed = commits
             .map(|(tx, commitment, is_flushed)| {
-                (tx, Committed { commitment, stage: stage(is_flushed), is_busy: false })
+                (tx, Committed { commitment, stage: stage(is_flushed), is_busy: false, lives: BTreeMap::new() })
             })
             .collect();
         Ok(SetEngine {
@@ -127,6 +131,7 @@ impl<S: BrickStore> SetEngine<S> {
             undecided: HashSet::new(),
             committed,
             closings: 0,
+            life: position.seq,
             name_changes: position.seq + 1,
             touches: BTreeMap::new(),
             applied: 0,

@@ -83,6 +83,8 @@ pub enum TxState {
 pub enum PeerReply {
     /// Done.
     Done,
+    /// To `Finish`, `Release` and `Barrier`: done, in this life of the set (`SetEngine::life`).
+    DoneIn { life: u64 },
     /// To `Look`, with `SetEngine::name_changes`.
     Name { old: Old, name_changes: u64 },
     /// To `HasDir`: whether it has; how often a directory was closed here that was not.
@@ -266,10 +268,10 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             Err(error) => Err(error),
         },
         PeerCall::Finish { tx, is_committed, items } => {
-            set.finish_part(context, tx, *is_committed, items).map(|()| PeerReply::Done)
+            set.finish_part(context, tx, *is_committed, items).map(|()| PeerReply::DoneIn { life: set.life })
         }
-        PeerCall::Release { tx } => set.release_part(context, tx).map(|()| PeerReply::Done),
-        PeerCall::Barrier => set.store.flusher()().map(|()| PeerReply::Done),
+        PeerCall::Release { tx } => set.release_part(context, tx).map(|()| PeerReply::DoneIn { life: set.life }),
+        PeerCall::Barrier => set.store.flusher()().map(|()| PeerReply::DoneIn { life: set.life }),
         PeerCall::Ask { tx } => Ok(PeerReply::Tx(match tx {
             tx if set.committed.contains_key(tx) => TxState::Committed,
             tx if set.undecided.contains(tx) => TxState::Undecided,

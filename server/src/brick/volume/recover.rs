@@ -10,6 +10,7 @@ use brickfs_common::attr::Timestamp;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl<S: BrickStore> Volume<S> {
@@ -105,34 +106,42 @@ impl<S: BrickStore> Volume<S> {
             waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
         sets.sort_unstable();
         sets.dedup();
-        let mut failed = Vec::new();
+        let mut lives = BTreeMap::new();
         for set in sets {
-            if let Err(error) = self.flush_set(set).await {
-                tracing::warn!(%set, "a barrier failed: {error}");
-                failed.push(set);
+            match self.flush_set(set).await {
+                Ok(life) => drop(lives.insert(set, life)),
+                Err(error) => tracing::warn!(%set, "a barrier failed: {error}"),
             }
         }
         for (set, tx, stage, others) in waiting {
-            if others.iter().chain([&set]).all(|involved| !failed.contains(involved)) {
-                self.pass_stage(set, tx, stage, &others).await;
+            if others.iter().chain([&set]).all(|involved| lives.contains_key(involved)) {
+                self.pass_stage((set, tx, stage), &others, &lives).await;
             }
         }
     }
 
-    async fn pass_stage(&self, set: SetId, tx: TxId, stage: Stage, others: &[SetId]) {
+    /// All sets of a transaction have passed a barrier, in these lives.
+    async fn pass_stage(&self, (set, tx, stage): (SetId, TxId, Stage), others: &[SetId], lives: &BTreeMap<SetId, u64>) {
         if stage != Stage::Flushed {
             let mut state = self.lock();
             let context = state.peer_context();
-            if let Ok(engine) = state.set(set) {
-                match stage {
-                    Stage::Released => engine.forget(&tx, &context),
-                    _ => engine.note_flushed(&tx, &context),
-                }
+            let Ok(engine) = state.set(set) else { return };
+            let Some(committed) = engine.committed.get_mut(&tx).filter(|committed| committed.stage == stage) else {
+                return;
+            };
+            let is_flushed = others.iter().all(|other| committed.lives.get(other) == lives.get(other));
+            match (stage, is_flushed) {
+                (Stage::Released, true) => engine.forget(&tx, &context),
+                (_, true) => engine.note_flushed(&tx, &context),
+                // Some set has started anew in between, and may have lost what it had done.
+                (Stage::Released, false) => committed.stage = Stage::Flushed,
+                (_, false) => committed.stage = Stage::Finishing,
             }
             return;
         }
         for other in others {
-            if let Err(error) = self.peer(*other, PeerCall::Release { tx }).await {
+            let done = self.peer(*other, PeerCall::Release { tx }).await;
+            if let Err(error) = self.note_life(set, tx, *other, done) {
                 tracing::warn!(set = %other, %tx, "what a transaction parked could not be let go yet: {error}");
                 return;
             }
@@ -144,10 +153,28 @@ impl<S: BrickStore> Volume<S> {
         }
     }
 
-    /// Flushes a set's disk, outside of the volume's lock.
-    async fn flush_set(&self, set: SetId) -> Result<(), Errno> {
+    /// Notes in which life a set has done what a transaction wants of it.
+    pub(super) fn note_life(
+        &self,
+        set: SetId,
+        tx: TxId,
+        by: SetId,
+        done: Result<PeerReply, Errno>,
+    ) -> Result<(), Errno> {
+        let PeerReply::DoneIn { life } = done? else { return Err(Errno::EPROTO) };
+        if let Some(committed) = self.lock().set(set)?.committed.get_mut(&tx) {
+            committed.lives.insert(by, life);
+        }
+        Ok(())
+    }
+
+    /// Flushes a set's disk, outside of the volume's lock; answers the life in which it did.
+    async fn flush_set(&self, set: SetId) -> Result<u64, Errno> {
         if !self.is_here(set) {
-            return self.peer(set, PeerCall::Barrier).await.map(drop);
+            return match self.peer(set, PeerCall::Barrier).await? {
+                PeerReply::DoneIn { life } => Ok(life),
+                _ => Err(Errno::EPROTO),
+            };
         }
         let (flusher, applied) = {
             let mut state = self.lock();
@@ -158,7 +185,7 @@ impl<S: BrickStore> Volume<S> {
         let mut state = self.lock();
         let engine = state.set(set)?;
         engine.flushed = engine.flushed.max(applied);
-        Ok(())
+        Ok(engine.life)
     }
 
     /// Ends what silent clients hold and deletes orphans that nobody has open. Called every second.
@@ -201,8 +228,12 @@ impl<S: BrickStore> State<S> {
     /// Where it has not, its own record keeps it from doing so again.
     fn finish_again(&mut self) {
         for engine in self.open_sets() {
-            for committed in engine.committed.values_mut().filter(|committed| committed.stage == Stage::Finished) {
-                committed.stage = Stage::Finishing;
+            for committed in engine.committed.values_mut() {
+                match committed.stage {
+                    Stage::Finished => committed.stage = Stage::Finishing,
+                    Stage::Released => committed.stage = Stage::Flushed,
+                    Stage::Finishing | Stage::Flushed => {}
+                }
             }
         }
     }
@@ -273,9 +304,14 @@ pub fn first_seq(effects: &[Effect], now: Timestamp) -> u64 {
 /// done: nobody has let go anything for them, because that takes a barrier of this set.
 pub fn drop_unchanged<S: BrickStore>(store: &mut S, set: SetId) -> Result<(), Errno> {
     for (tx, commitment, is_flushed) in store.commits()? {
-        let Some((gfid, position)) = commitment.change.filter(|_| !is_flushed) else { continue };
-        match store.meta(&Gfid(gfid)) {
-            Ok(meta) if meta.home == set && meta.position < position => {
+        let Some(change) = commitment.change.filter(|_| !is_flushed) else { continue };
+        let (gfid, position) = (Gfid(change.gfid), change.position);
+        let is_named = match &change.name {
+            Some(place) => store.bears(&gfid, &place.parent(), &place.name)?,
+            None => false,
+        };
+        match store.meta(&gfid) {
+            Ok(meta) if meta.home == set && meta.position < position && !is_named => {
                 tracing::warn!(%set, %tx, "a transaction is undone: a power loss has kept its record alone");
                 store.apply(&Step::Forget { tx }, &Stamp { position, time: meta.ctime })?;
             }

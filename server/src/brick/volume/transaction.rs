@@ -20,6 +20,7 @@ use crate::brick::store::BrickStore;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use std::collections::BTreeMap;
 
 /// How often an operation starts anew because others were in the way, before EAGAIN becomes EIO.
 pub(super) const ATTEMPTS_MAX: usize = 1000;
@@ -130,7 +131,7 @@ impl<S: BrickStore> Volume<S> {
     ) -> Result<Effect, Errno> {
         let others: Vec<Participant> = tx.participants.iter().filter(|(set, _)| *set != tx.set).cloned().collect();
         let position = state.set(tx.set)?.next_stamp(time).position;
-        let change = steps.iter().find_map(Step::changed_object).map(|gfid| (gfid.0, position));
+        let change = steps.iter().find_map(|step| step.change(position));
         let commitment = Commitment { participants: others, change };
         let is_shared = !commitment.participants.is_empty();
         if is_shared {
@@ -142,7 +143,10 @@ impl<S: BrickStore> Volume<S> {
         engine.held.release(&tx.id);
         engine.name_changes += 1;
         if is_shared {
-            engine.committed.insert(tx.id, Committed { commitment, stage: Stage::Finishing, is_busy: false });
+            engine.committed.insert(
+                tx.id,
+                Committed { commitment, stage: Stage::Finishing, is_busy: false, lives: BTreeMap::new() },
+            );
         }
         Ok(effect)
     }
@@ -215,7 +219,8 @@ async fn finish_each<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, pa
     let (last, first): (Vec<_>, Vec<_>) = participants.into_iter().partition(holds_name);
     for (to, items) in first.into_iter().chain(last) {
         let finish = PeerCall::Finish { tx, is_committed: true, items };
-        if let Err(error) = volume.peer(to, finish).await {
+        let done = volume.peer(to, finish).await;
+        if let Err(error) = volume.note_life(set, tx, to, done) {
             tracing::warn!(%set, %to, %tx, "a set could not finish a transaction yet: {error}");
             return false;
         }

@@ -89,7 +89,7 @@ pub fn read_commit(text: &[u8]) -> Option<Commitment> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brick::effect::{Old, Place};
+    use crate::brick::effect::{Change, Old, Place};
     use crate::brick::meta::Position;
     use brickfs_common::attr::Kind;
 
@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(hex(&text), "310401020307070707070707070707070707070707");
         assert_eq!(read_pending(&text), Some((SetId(4), items()[3..].to_vec())));
         let position = Position { epoch: 1, seq: 1_700_000_000_000_000 };
-        let commitment = Commitment { participants: vec![(SetId(1), items())], change: Some(([7; 16], position)) };
+        let commitment = Commitment {
+            participants: vec![(SetId(1), items())],
+            change: Some(Change { gfid: [7; 16], name: None, position }),
+        };
         let text = commit_text(&commitment);
         assert!(!text.contains(&0));
         assert_eq!(read_commit(&text), Some(commitment));
@@ -144,7 +147,8 @@ mod tests {
         let mut participants = vec![(SetId(300), vec![name(0)]), (SetId(301), vec![name(1)])];
         participants.extend((0..64).map(|set| (SetId(300 + set), vec![Item::Close { gfid: [0; 16] }])));
         let position = Position { epoch: u32::MAX, seq: u64::MAX };
-        let text = commit_text(&Commitment { participants, change: Some(([0; 16], position)) });
+        let change = Change { gfid: [0; 16], name: Some(place), position };
+        let text = commit_text(&Commitment { participants, change: Some(change) });
         assert!(text.len() <= 4095, "{}", text.len());
     }
 }

@@ -27,7 +27,7 @@ fn is_noticed(meddle: fn() -> Option<Meddle>, loses_commits: bool) -> bool {
 fn a_finish_that_never_arrives_is_noticed() {
     let never = || -> Option<Meddle> {
         Some(Box::new(|call| match call {
-            PeerCall::Finish { .. } => Err(PeerReply::Done),
+            PeerCall::Finish { .. } => Err(PeerReply::DoneIn { life: 0 }),
             other => Ok(other),
         }))
     };
