@@ -7,12 +7,13 @@ BINARIES := brickd brickfs brickctl
 # mount(8) looks for brickfs in these directories only.
 MOUNT_PATH := /usr/sbin /usr/bin /sbin /bin
 SOAK_ROUNDS ?= 10
+SIM_SEEDS ?= 10000
 
 # The POSIX test suite that 'make test' runs.
 PJDFSTEST_VERSION := 0.2.2
 TOOLS := target/tools
 
-.PHONY: help deps tools root build try test verify fix bench soak install uninstall clean
+.PHONY: help deps tools root build try test verify fix bench sim soak install uninstall clean
 
 help:
 	@echo "make deps      install what is missing (apt-get, as root)"
@@ -23,6 +24,7 @@ help:
 	@echo "make verify    formatting, lints, tests and docs; writes nothing"
 	@echo "make fix       apply formatting and the lints' suggestions"
 	@echo "make bench     the benchmarks of the crates"
+	@echo "make sim       SIM_SEEDS (10,000) simulated histories of several nodes"
 	@echo "make soak      every test, the long ones too, SOAK_ROUNDS times"
 	@echo "make install   binaries to DESTDIR/PREFIX/bin, mount helper to DESTDIR/sbin"
 	@echo "make uninstall, make clean"
@@ -71,6 +73,9 @@ fix:
 
 bench:
 	$(CARGO) bench --workspace
+
+sim:
+	BRICKFS_SIM_SEEDS=$(SIM_SEEDS) $(CARGO) test --release -p brickfs-server sim::
 
 soak: root deps tools build
 	@for round in $$(seq 1 $(SOAK_ROUNDS)); do \
