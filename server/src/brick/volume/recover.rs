@@ -18,7 +18,11 @@ impl<S: BrickStore> Volume<S> {
     /// of the sets of this node, and all those that changed numbers of subdirectories: homes may not have
     /// been told of them. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
-        self.lock().finish_again();
+        {
+            let mut state = self.lock();
+            state.hold_again();
+            state.finish_again();
+        }
         self.settle_all().await;
         for (set, effect) in last {
             if let Ok(engine) = self.lock().set(set) {
@@ -222,6 +226,29 @@ impl<S: BrickStore> State<S> {
             committed.extend(unfinished.map(|(tx, _)| (engine.id, *tx)));
         }
         (held, committed)
+    }
+
+    /// A set that shares the fate of a coordinator has no record of what it holds for it: after a restart the
+    /// coordinator's record says so, until the set has finished.
+    fn hold_again(&mut self) {
+        let context = self.peer_context();
+        let mut to_hold = Vec::new();
+        for engine in self.open_sets() {
+            let unfinished = engine.committed.iter().filter(|(_, committed)| committed.stage == Stage::Finishing);
+            for (tx, committed) in unfinished {
+                let no_record =
+                    committed.commitment.participants.iter().filter(|(set, _)| !context.needs_record(*set, engine.id));
+                to_hold.extend(no_record.map(|(set, items)| (*set, *tx, engine.id, items.clone())));
+            }
+        }
+        for (set, tx, coordinator, items) in to_hold {
+            if let Ok(engine) = self.set(set)
+                && engine.held.get(&tx).is_none()
+                && engine.held.blocker(&tx, &items).is_none()
+            {
+                engine.held.hold(tx, coordinator, items, 0);
+            }
+        }
     }
 
     /// A set of a node that comes back may have lost what it has finished and not flushed: it is told again.
