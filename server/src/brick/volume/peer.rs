@@ -355,7 +355,8 @@ fn make_copies<S: BrickStore>(
             Ok(false) => {}
             Err(_) => return Ok(PeerReply::Busy),
         }
-        if !set.store.has_dir(&place.parent())? {
+        // What a home said of a place may be old: then another object can be there by now.
+        if !set.store.has_dir(&place.parent())? || set.native(&place.parent(), &place.name)?.is_some() {
             return Ok(PeerReply::Busy);
         }
         let step = Step::Copy { place: place.clone(), copy: copy.clone() };

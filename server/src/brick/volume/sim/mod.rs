@@ -71,7 +71,7 @@ impl Sim {
         let weather = Weather {
             loses_one_in: rng.pick(&[0, 0, 100, 20]),
             kills: !rng.is_one_in(4),
-            loses_power: false,
+            loses_power: std::env::var_os("BRICKFS_SIM_POWER").is_some(),
             pauses: rng.is_one_in(3),
         };
         let shape = shape(&mut rng, seed, weather.loses_power);
