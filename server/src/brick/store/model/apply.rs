@@ -159,63 +159,6 @@ impl ModelStore {
         self.put_dir_handle(gfid, &LIMBO, &name)
     }
 
-    /// rename(2).
-    fn rename_call(&mut self, from: Spot, to: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = *fs.entries.get(&from).ok_or(Errno::ENOENT)?;
-            let is_dir = |gfid: &Gfid| fs.inodes[gfid].meta.kind == Kind::Directory;
-            match fs.entries.get(&to).copied() {
-                Some(old) if old == gfid => return Ok(()), // two links of one file: nothing happens
-                Some(old) => match (is_dir(&gfid), is_dir(&old)) {
-                    (true, true) if !fs.is_empty_dir(&old) => return Err(Errno::ENOTEMPTY),
-                    (true, false) => return Err(Errno::ENOTDIR),
-                    (false, true) => return Err(Errno::EISDIR),
-                    (both_dirs, _) => {
-                        fs.entries.insert(to.clone(), gfid);
-                        if both_dirs {
-                            fs.inodes.remove(&old);
-                        } else {
-                            fs.drop_if_unlinked(&old);
-                        }
-                    }
-                },
-                None => drop(fs.entries.insert(to.clone(), gfid)),
-            }
-            fs.entries.remove(&from);
-            Ok(())
-        })
-    }
-
-    pub(super) fn put_dir_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
-        let (gfid, spot) = (*gfid, (*parent, name.to_vec()));
-        self.call(|fs| {
-            fs.dir_handles.insert(gfid, spot);
-            Ok(())
-        })
-    }
-
-    /// unlink(2).
-    fn unlink_call(&mut self, spot: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = fs.entries.remove(&spot).ok_or(Errno::ENOENT)?;
-            fs.drop_if_unlinked(&gfid);
-            Ok(())
-        })
-    }
-
-    /// rmdir(2).
-    fn rmdir_call(&mut self, spot: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = *fs.entries.get(&spot).ok_or(Errno::ENOENT)?;
-            if !fs.is_empty_dir(&gfid) {
-                return Err(Errno::ENOTEMPTY);
-            }
-            fs.entries.remove(&spot);
-            fs.inodes.remove(&gfid);
-            Ok(())
-        })
-    }
-
     pub(super) fn unlink(&mut self, gfid: Gfid, place: &Place, rest: Rest, at: &Stamp) -> Result<(), Errno> {
         if self.bears(&gfid, &place.parent(), &place.name)? {
             self.dir(&place.parent())?;
@@ -422,15 +365,6 @@ impl ModelStore {
             self.rewrite(gfid, |inode| inode.meta.set_spread(set, count))?;
         }
         self.rewrite(gfid, |inode| inode.mtime = time)
-    }
-
-    fn rewrite(&mut self, gfid: &Gfid, change: impl FnOnce(&mut Inode)) -> Result<(), Errno> {
-        self.meta(gfid)?;
-        let gfid = *gfid;
-        self.call(|fs| {
-            change(fs.inodes.get_mut(&gfid).ok_or(Errno::ENOENT)?);
-            Ok(())
-        })
     }
 
     /// The last call of a change of an object that stays: its ctime and the effect's position.

@@ -6,6 +6,7 @@
 //! sets, `redo` finishes what a crash cut: the file names are those of `posix`, function by function.
 
 mod apply;
+mod calls;
 pub mod disk;
 mod redo;
 mod transactions;

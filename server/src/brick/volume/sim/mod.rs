@@ -4,6 +4,7 @@
 //!
 //! `BRICKFS_SIM_SEED=S` replays one seed, `BRICKFS_SIM_SEEDS=N` runs the first N (`make sim`).
 
+mod calls;
 mod client;
 mod cluster;
 mod crashes;
@@ -11,6 +12,7 @@ mod network;
 mod oracle;
 mod rng;
 mod sabotage;
+mod shape;
 mod stage;
 mod traces;
 
@@ -18,9 +20,10 @@ use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, Making, ObjectRef};
 use brickfs_common::ids::{Gfid, SetId};
 use client::{ALWAYS, Client, Ended, Known, attrs, choose_fop, name};
-use cluster::{Cluster, Shape};
+use cluster::Cluster;
 use oracle::Findings;
 use rng::Rng;
+use shape::Shape;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -66,12 +69,12 @@ fn shape(rng: &mut Rng, seed: u64, keeps_history: bool) -> Shape {
 }
 
 impl Sim {
-    fn new(seed: u64) -> Sim {
+    fn new(seed: u64, loses_power: bool) -> Sim {
         let mut rng = Rng::new(seed);
         let weather = Weather {
             loses_one_in: rng.pick(&[0, 0, 100, 20]),
             kills: !rng.is_one_in(4),
-            loses_power: std::env::var_os("BRICKFS_SIM_POWER").is_some(),
+            loses_power,
             pauses: rng.is_one_in(3),
         };
         let shape = shape(&mut rng, seed, weather.loses_power);
@@ -238,9 +241,12 @@ fn judge(sim: &mut Sim) -> Findings {
 }
 
 /// Runs a seed; what was found, with the history.
-fn run_seed(seed: u64) -> Result<(), String> {
-    let mut sim = Sim::new(seed);
-    let findings = judge(&mut sim);
+fn run_seed(seed: u64, loses_power: bool) -> Result<(), String> {
+    let mut sim = Sim::new(seed, loses_power);
+    let mut findings = judge(&mut sim);
+    if loses_power {
+        findings.retain(|finding| is_never_right(finding));
+    }
     if findings.is_empty() {
         return Ok(());
     }
@@ -257,19 +263,25 @@ fn env_number(key: &str) -> Option<u64> {
     std::env::var(key).ok()?.parse().ok()
 }
 
-#[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
-fn seeds_end_with_a_whole_volume() {
+/// What not even a loss of power excuses. That unflushed names and files may be gone or back, and what follows
+/// from it, has no oracle yet: `traces` has the cases of PROTOCOL 8.
+fn is_never_right(finding: &str) -> bool {
+    ["panic", "no end", "an operation hangs"].iter().any(|never| finding.starts_with(never))
+}
+
+fn run_seeds(loses_power: bool) {
     if let Some(seed) = env_number("BRICKFS_SIM_SEED") {
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
             .without_time()
             .with_writer(std::io::stderr)
-            .init();
-        run_seed(seed).unwrap_or_else(|report| panic!("{report}"));
+            .try_init()
+            .ok();
+        run_seed(seed, loses_power).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
     let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
-    let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed).err()).collect();
+    let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed, loses_power).err()).collect();
     let shown = failed
         .iter()
         .take(env_number("BRICKFS_SIM_SHOW").unwrap_or(5) as usize)
@@ -277,4 +289,14 @@ fn seeds_end_with_a_whole_volume() {
         .collect::<Vec<_>>()
         .join("\n\n");
     assert!(failed.is_empty(), "{} of {count} seeds failed:\n{shown}", failed.len());
+}
+
+#[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
+fn seeds_end_with_a_whole_volume() {
+    run_seeds(false);
+}
+
+#[test] // PROTOCOL 8
+fn seeds_with_losses_of_power_end() {
+    run_seeds(true);
 }

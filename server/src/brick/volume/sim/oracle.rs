@@ -5,6 +5,7 @@ use super::client::{Ended, name};
 use super::cluster::{Back, Call, Cluster};
 use crate::brick::effect::Effect;
 use crate::brick::store::model::LIMBO;
+use crate::brick::store::model::disk::Spot;
 use crate::brick::volume::Stop;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
@@ -161,7 +162,7 @@ fn check_disks(cluster: &Cluster, tree: &Tree, findings: &mut Findings) {
 /// A name is native on one set at most; claims lie on their dentry sets.
 fn check_claims(cluster: &Cluster, findings: &mut Findings) {
     let disks = cluster.disks.lock();
-    let mut natives: BTreeMap<(Gfid, Vec<u8>), Vec<(SetId, Gfid)>> = BTreeMap::new();
+    let mut natives: BTreeMap<Spot, Vec<(SetId, Gfid)>> = BTreeMap::new();
     for set in cluster.set_ids() {
         let fs = disks.fs(set);
         for (spot, gfid) in &fs.entries {

@@ -13,7 +13,7 @@ fn is_noticed(meddle: fn() -> Option<Meddle>, loses_commits: bool) -> bool {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let notices = |seed: &u64| {
-        let mut sim = Sim::new(*seed);
+        let mut sim = Sim::new(*seed, false);
         sim.cluster.loses_commits = loses_commits;
         sim.cluster.shared.lock().meddle = meddle();
         !judge(&mut sim).is_empty()

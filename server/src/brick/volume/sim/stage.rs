@@ -2,8 +2,9 @@
 //! at a given call, names can be chosen by the set that they belong to.
 
 use super::client::{Ended, name};
-use super::cluster::{Back, Call, CallId, Cluster, Shape};
+use super::cluster::{Back, Call, CallId, Cluster};
 use super::oracle;
+use super::shape::Shape;
 use crate::brick::volume::{PeerCall, Stop};
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;

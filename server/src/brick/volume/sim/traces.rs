@@ -376,3 +376,51 @@ fn a_link_whose_coordinator_is_gone_blocks_nobody_once_it_is_back() {
     assert_eq!(stage.errno(creates), Some(Errno::EEXIST));
     stage.finish("a link");
 }
+
+#[test] // N1; PROTOCOL 5, 8: a part that is done is not done again over what came later
+fn a_restart_does_not_repeat_a_rename_over_a_later_one() {
+    let mut stage = two_nodes();
+    let root = stage.root();
+    let (a, c, b) = (stage.name_on(0, root, 0), stage.name_on(0, root, 1), stage.name_on(1, root, 0));
+    stage.create(root, &a);
+    let later = stage.create(root, &c);
+    stage.run(rename((root, &a), (root, &b)));
+    stage.run(rename((root, &c), (root, &b)));
+    for node in [1, 0, 1] {
+        stage.restart(node);
+        assert_eq!(stage.look_up(root, &b).unwrap().gfid, later.gfid);
+    }
+    stage.finish("later rename");
+}
+
+#[test] // N3; PROTOCOL 6: a claim that reads the same is not the one that was denied
+fn a_claim_that_is_dropped_late_is_not_the_one_made_since() {
+    let mut stage = two_nodes();
+    let root = stage.root();
+    let (a, b) = (stage.name_on(0, root, 0), stage.name_on(1, root, 0));
+    let f = stage.create(root, &a);
+    stage.run(link(f, root, &b));
+    stage.hold(|_, call| matches!(call, PeerCall::DropClaim { .. }));
+    let unlinks = stage.start(unlink(root, &b));
+    stage.settle();
+    stage.run(link(f, root, &b));
+    stage.let_go();
+    assert_eq!(stage.errno(unlinks), None);
+    assert_eq!(stage.look_up(root, &b).unwrap().gfid, f.gfid);
+    stage.finish("late drop");
+}
+
+#[test] // N3; PROTOCOL 9, 26: a parked copy takes no children
+fn a_removed_directory_takes_no_child_before_its_copies_are_let_go() {
+    let mut stage = Stage::new(&[0, 0], false);
+    let root = stage.root();
+    let dir = stage.mkdir(root, "dir");
+    let text = stage.name_on(1 - dir.home.0, dir, 0);
+    stage.create(dir, &text);
+    stage.run(unlink(dir, &text));
+    stage.run(rmdir(root, "dir"));
+    let op = stage.start(make(dir, &text, file()));
+    stage.settle();
+    assert_eq!(stage.errno(op), Some(Errno::ESTALE));
+    stage.finish("parked copy");
+}
