@@ -124,7 +124,7 @@ impl Sim {
     }
 
     fn is_alive(&self) -> bool {
-        self.findings.is_empty() && self.cluster.steps < STEPS_MAX
+        self.cluster.steps < STEPS_MAX
     }
 
     /// What comes from outside.
