@@ -281,7 +281,7 @@ impl<S: BrickStore> SetEngine<S> {
         is_committed: bool,
         items: &[Item],
     ) -> Result<(), Errno> {
-        let (items, parts, coordinator) = match self.held.get(tx) {
+        let (mut items, parts, coordinator) = match self.held.get(tx) {
             Some(holding) if holding.is_finished && is_committed => return Ok(()),
             Some(holding) => (without_moved(&holding.items), holding.parts, Some(holding.coordinator)),
             None if is_committed => (without_moved(items), 0, None),
@@ -290,6 +290,9 @@ impl<S: BrickStore> SetEngine<S> {
         if !is_committed && parts == 0 {
             self.held.release(tx);
             return Ok(());
+        }
+        if is_committed {
+            self.drop_lost_moves(&mut items)?;
         }
         let is_parked = parts > 0 && is_committed;
         let mut changes = Vec::new();
@@ -309,6 +312,22 @@ impl<S: BrickStore> SetEngine<S> {
         match coordinator {
             Some(_) if is_parked => self.held.finish(tx),
             _ => drop(self.held.release(tx)),
+        }
+        Ok(())
+    }
+
+    /// A power loss may have taken away what is to be moved: then the rest is done without it. Moves come
+    /// last, so that what others park keeps its number.
+    fn drop_lost_moves(&mut self, items: &mut Vec<Item>) -> Result<(), Errno> {
+        while let Some(Item::Move { gfid, from, to }) = items.last() {
+            let gfid = Gfid(*gfid);
+            if self.store.bears(&gfid, &from.parent(), &from.name)?
+                || self.store.bears(&gfid, &to.parent(), &to.name)?
+            {
+                break;
+            }
+            self.store.report_damage(format!("{gfid} was to be moved and has neither of its names"));
+            items.pop();
         }
         Ok(())
     }
