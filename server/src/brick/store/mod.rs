@@ -77,6 +77,8 @@ pub trait BrickStore: Send + 'static {
     fn attr(&mut self, gfid: &Gfid) -> Result<Attr, Errno>;
     /// The claim of a name.
     fn claim(&self, parent: &Gfid, name: &[u8]) -> Result<Option<Claim>, Errno>;
+    /// Whether there are, or have been, claims of names in a directory.
+    fn has_claims(&self, dir: &Gfid) -> Result<bool, Errno>;
     /// Whether the directory is here, as home or as a copy.
     fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno>;
     /// The physical parent and name of a directory; `None` for the root and for what is not here.

@@ -441,6 +441,10 @@ fn prepare<S: BrickStore>(
                 }
                 if !set.store.has_dir(&dir)? {
                     set.closings += 1;
+                    // Claims that were denied and left go with the directory.
+                    if set.store.has_claims(&dir)? {
+                        held.push(item.clone());
+                    }
                     continue;
                 }
                 if set.has_entries(&dir)? {

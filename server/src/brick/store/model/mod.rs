@@ -250,6 +250,10 @@ impl BrickStore for ModelStore {
         Ok(self.fs(|fs| fs.claims.get(&(*parent, name.to_vec())).copied()))
     }
 
+    fn has_claims(&self, dir: &Gfid) -> Result<bool, Errno> {
+        Ok(self.fs(|fs| fs.claims.keys().any(|spot| spot.0 == *dir)))
+    }
+
     fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
         match self.dir(gfid) {
             Ok(_) => Ok(true),

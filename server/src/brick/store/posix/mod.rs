@@ -468,6 +468,14 @@ impl BrickStore for PosixStore {
         records::read_claim(&text).map(Some).ok_or(Errno::EIO)
     }
 
+    fn has_claims(&self, dir: &Gfid) -> Result<bool, Errno> {
+        match rustix::fs::statat(&self.claims, dir.hex(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(rustix::io::Errno::NOENT) => Ok(false),
+            Err(error) => Err(errno(error)),
+        }
+    }
+
     fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
         match self.dir(gfid) {
             Ok(_) => Ok(true),

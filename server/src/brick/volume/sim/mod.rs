@@ -10,6 +10,7 @@ mod cluster;
 mod crashes;
 mod network;
 mod oracle;
+mod power;
 mod rng;
 mod sabotage;
 mod shape;

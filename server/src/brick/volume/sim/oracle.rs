@@ -160,7 +160,7 @@ fn check_disks(cluster: &Cluster, tree: &Tree, findings: &mut Findings) {
 }
 
 /// A name is native on one set at most; claims lie on their dentry sets.
-fn check_claims(cluster: &Cluster, findings: &mut Findings) {
+fn check_claims(cluster: &Cluster, tree: &Tree, findings: &mut Findings) {
     let disks = cluster.disks.lock();
     let mut natives: BTreeMap<Spot, Vec<(SetId, Gfid)>> = BTreeMap::new();
     for set in cluster.set_ids() {
@@ -180,6 +180,9 @@ fn check_claims(cluster: &Cluster, findings: &mut Findings) {
     for set in cluster.set_ids() {
         for (spot, claim) in &disks.fs(set).claims {
             let text = String::from_utf8_lossy(&spot.1);
+            if spot.0 != Gfid::ROOT && !tree.names.contains_key(&spot.0) {
+                findings.push(format!("set {set} claims {text} in {}, which is no more", spot.0));
+            }
             if cluster.dentry_set(spot.0, &name(&text)) != set {
                 findings.push(format!("set {set} claims {}/{text}, which is not its name", spot.0));
             }
@@ -229,7 +232,7 @@ pub fn check(cluster: &mut Cluster) -> (Tree, Findings) {
     let tree = walk(cluster, &mut findings);
     check_counts(&tree, &mut findings);
     check_disks(cluster, &tree, &mut findings);
-    check_claims(cluster, &mut findings);
+    check_claims(cluster, &tree, &mut findings);
     check_damage(cluster, &mut findings);
     check_unlisted(cluster, &tree, &mut findings);
     (tree, findings)
