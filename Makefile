@@ -6,14 +6,14 @@ CARGO ?= cargo
 BINARIES := brickd brickfs brickctl
 # mount(8) looks for brickfs in these directories only.
 MOUNT_PATH := /usr/sbin /usr/bin /sbin /bin
-SIM_SEEDS ?= 10000
 SOAK_ROUNDS ?= 10
+SIM_SEEDS ?= 10000
 
 # The POSIX test suite that 'make test' runs.
 PJDFSTEST_VERSION := 0.2.2
 TOOLS := target/tools
 
-.PHONY: sim help deps tools root build try test verify fix bench soak install uninstall clean
+.PHONY: help deps tools root build try test verify fix bench sim soak install uninstall clean
 
 help:
 	@echo "make deps      install what is missing (apt-get, as root)"
@@ -24,7 +24,7 @@ help:
 	@echo "make verify    formatting, lints, tests and docs; writes nothing"
 	@echo "make fix       apply formatting and the lints' suggestions"
 	@echo "make bench     the benchmarks of the crates"
-	@echo "make sim       the simulation of transactions over SIM_SEEDS seeds"
+	@echo "make sim       SIM_SEEDS (10,000) simulated histories of several nodes"
 	@echo "make soak      every test, the long ones too, SOAK_ROUNDS times"
 	@echo "make install   binaries to DESTDIR/PREFIX/bin, mount helper to DESTDIR/sbin"
 	@echo "make uninstall, make clean"

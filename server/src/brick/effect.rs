@@ -127,6 +127,26 @@ pub enum Item {
 /// One participant of a transaction: a set and what it has to do.
 pub type Participant = (SetId, Vec<Item>);
 
+/// What a set remembers of a transaction that it has committed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Commitment {
+    /// What the others have to do.
+    pub participants: Vec<Participant>,
+    /// The change here, which a power loss may lose while it keeps the commitment.
+    pub change: Option<Change>,
+}
+
+/// How to see whether a commit has changed its object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Change {
+    /// The object.
+    pub gfid: [u8; 16],
+    /// The name that it has got; `None`: it is gone.
+    pub name: Option<Place>,
+    /// The effect's position, which the object's record gets last.
+    pub position: Position,
+}
+
 /// One step on one set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[allow(missing_docs)] // fields are those of the step's sentence
@@ -180,11 +200,35 @@ pub enum Step {
     /// the file, or `None` for a directory).
     Release { tx: TxId, parts: u16, parked: Vec<(u16, [u8; 16], Option<Rest>)> },
     /// Remembers what others have to do about a transaction that commits with this effect.
-    Commit { tx: TxId, participants: Vec<Participant> },
+    Commit { tx: TxId, commitment: Commitment },
     /// Remembers that all others have finished a transaction on their disks.
     Flushed { tx: TxId },
     /// Forgets a transaction that is on the disks everywhere.
     Forget { tx: TxId },
+}
+
+impl Step {
+    /// How to see whether the step was done, if it can be seen.
+    pub fn change(&self, position: Position) -> Option<Change> {
+        let (gfid, name) = match self {
+            Step::Link { gfid, place } => (*gfid, Some(place.clone())),
+            Step::Move { gfid, to, .. } => (*gfid, Some(to.clone())),
+            Step::Exchange { second, from, .. } => (*second, Some(from.clone())),
+            Step::RemoveDir { gfid } => (*gfid, None),
+            _ => return None,
+        };
+        Some(Change { gfid, name, position })
+    }
+
+    /// The object whose record the step writes last.
+    pub fn changed_object(&self) -> Option<Gfid> {
+        match self {
+            Step::Link { gfid, .. } | Step::Unlink { gfid, .. } | Step::RemoveDir { gfid } => Some(Gfid(*gfid)),
+            Step::Move { gfid, .. } | Step::Exchange { second: gfid, .. } => Some(Gfid(*gfid)),
+            Step::SetAttr { gfid, .. } | Step::Xattr { gfid, .. } | Step::Fallocate { gfid, .. } => Some(Gfid(*gfid)),
+            _ => None,
+        }
+    }
 }
 
 /// What a retry of the request is answered with.

@@ -7,7 +7,7 @@ use crate::brick::log::EffectLog;
 use crate::brick::meta::Position;
 use crate::brick::set::SetEngine;
 use crate::brick::store::posix::PosixStore;
-use crate::brick::volume::recover::{redo_last, untold};
+use crate::brick::volume::recover::{drop_unchanged, first_seq, redo_last, untold};
 use crate::brick::volume::{BoxFuture, PeerCall, PeerReply, Slot, Volume, World};
 use anyhow::{Context as _, ensure};
 use brickfs_common::attr::Timestamp;
@@ -109,8 +109,9 @@ fn open_set(map: &VolumeMap, set: &SetMap) -> anyhow::Result<(SetEngine<PosixSto
     let (log, mut effects) = EffectLog::open(&path.join(DOT_DIR).join("log"))?;
     let open_error = |error| anyhow::anyhow!("cannot open {}: {error}", path.display());
     let mut store = PosixStore::open(path, set.id, log).map_err(open_error)?;
-    let seq = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
     redo_last(&mut store, &mut effects);
+    drop_unchanged(&mut store, set.id).map_err(open_error)?;
+    let seq = first_seq(&effects, ThisNode.now());
     let position = Position { epoch: u32::try_from(set.epoch).context("the epoch is out of range")?, seq };
     let engine = SetEngine::new(set.id, store, position).map_err(open_error)?;
     Ok((engine, effects))

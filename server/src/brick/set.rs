@@ -2,7 +2,7 @@
 //! it and which of its own are not finished elsewhere. Decisions are made in `volume`; here they become
 //! effects: logged, then applied (R9; PROTOCOL 1).
 
-use crate::brick::effect::{Claim, Effect, Outcome, Participant, Place, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Outcome, Place, Stamp, Step};
 use crate::brick::held::Held;
 use crate::brick::meta::{Meta, Position};
 use crate::brick::store::BrickStore;
@@ -22,12 +22,14 @@ pub struct Asker {
 
 /// A transaction that this set has committed and others may not have finished on their disks.
 pub struct Committed {
-    /// The others, with what they have to do.
-    pub participants: Vec<Participant>,
+    /// The others, with what they have to do, and the change here.
+    pub commitment: Commitment,
     /// How far it has come.
     pub stage: Stage,
     /// The others are being told to finish.
     pub is_busy: bool,
+    /// In which life (`SetEngine::life`) each of the others did what it was told last.
+    pub lives: BTreeMap<SetId, u64>,
 }
 
 /// ```text
@@ -83,6 +85,8 @@ pub struct SetEngine<S> {
     pub committed: BTreeMap<TxId, Committed>,
     /// Counts closings of directories that were not here: what a materialise asked before is void.
     pub closings: u64,
+    /// Which process over this brick this is: what was done in another one a power loss may have undone.
+    pub life: u64,
     /// Counts what transactions did to names here, over restarts too: a claim that was denied before is
     /// not the claim that was made since, even if it reads the same.
     pub name_changes: u64,
@@ -112,8 +116,8 @@ impl<S: BrickStore> SetEngine<S> {
         let stage = |is_flushed| if is_flushed { Stage::Flushed } else { Stage::Finishing };
         let commits = store.commits()?.into_iter();
         let committed = commits
-            .map(|(tx, participants, is_flushed)| {
-                (tx, Committed { participants, stage: stage(is_flushed), is_busy: false })
+            .map(|(tx, commitment, is_flushed)| {
+                (tx, Committed { commitment, stage: stage(is_flushed), is_busy: false, lives: BTreeMap::new() })
             })
             .collect();
         Ok(SetEngine {
@@ -123,6 +127,7 @@ impl<S: BrickStore> SetEngine<S> {
             undecided: HashSet::new(),
             committed,
             closings: 0,
+            life: position.seq,
             name_changes: position.seq + 1,
             touches: BTreeMap::new(),
             applied: 0,

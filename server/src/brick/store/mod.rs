@@ -7,7 +7,7 @@
 pub mod model;
 pub mod posix;
 
-use crate::brick::effect::{Claim, Effect, Item, Participant, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Item, Stamp, Step};
 use crate::brick::meta::Meta;
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
@@ -104,7 +104,7 @@ pub trait BrickStore: Send + 'static {
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno>;
     /// Transactions that were committed here and not yet forgotten, with what others have to do about them
     /// and whether it has all reached the disks.
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno>;
+    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno>;
 
     /// Objects without a name that open handles keep.
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;

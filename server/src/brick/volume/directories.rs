@@ -1,6 +1,7 @@
 //! Directories on several sets: copies for the children that live there, and what a change of entries
 //! says to the directory's home (PROTOCOL 9, 26-28).
 
+use super::transaction::ATTEMPTS_MAX;
 use super::{PeerCall, PeerReply, State, Volume};
 use crate::brick::effect::{Effect, Place, Step};
 use crate::brick::set::{SetEngine, Touch};
@@ -21,8 +22,12 @@ impl<S: BrickStore> Volume<S> {
         if self.is_here(set) && matches!(self.lock().set(set)?.takes_entries(&dir.gfid)?, Ok(true)) {
             return Ok(());
         }
-        while !self.try_ensure_dir(set, dir).await? {}
-        Ok(())
+        for _ in 0..ATTEMPTS_MAX {
+            if self.try_ensure_dir(set, dir).await? {
+                return Ok(());
+            }
+        }
+        Err(Errno::EIO)
     }
 
     /// False: something came in between.

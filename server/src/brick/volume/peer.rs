@@ -83,6 +83,8 @@ pub enum TxState {
 pub enum PeerReply {
     /// Done.
     Done,
+    /// To `Finish`, `Release` and `Barrier`: done, in this life of the set (`SetEngine::life`).
+    DoneIn { life: u64 },
     /// To `Look`, with `SetEngine::name_changes`.
     Name { old: Old, name_changes: u64 },
     /// To `HasDir`: whether it has; how often a directory was closed here that was not.
@@ -266,10 +268,10 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             Err(error) => Err(error),
         },
         PeerCall::Finish { tx, is_committed, items } => {
-            set.finish_part(context, tx, *is_committed, items).map(|()| PeerReply::Done)
+            set.finish_part(context, tx, *is_committed, items).map(|()| PeerReply::DoneIn { life: set.life })
         }
-        PeerCall::Release { tx } => set.release_part(context, tx).map(|()| PeerReply::Done),
-        PeerCall::Barrier => set.store.flusher()().map(|()| PeerReply::Done),
+        PeerCall::Release { tx } => set.release_part(context, tx).map(|()| PeerReply::DoneIn { life: set.life }),
+        PeerCall::Barrier => set.store.flusher()().map(|()| PeerReply::DoneIn { life: set.life }),
         PeerCall::Ask { tx } => Ok(PeerReply::Tx(match tx {
             tx if set.committed.contains_key(tx) => TxState::Committed,
             tx if set.undecided.contains(tx) => TxState::Undecided,
@@ -353,7 +355,8 @@ fn make_copies<S: BrickStore>(
             Ok(false) => {}
             Err(_) => return Ok(PeerReply::Busy),
         }
-        if !set.store.has_dir(&place.parent())? {
+        // What a home said of a place may be old: then another object can be there by now.
+        if !set.store.has_dir(&place.parent())? || set.native(&place.parent(), &place.name)?.is_some() {
             return Ok(PeerReply::Busy);
         }
         let step = Step::Copy { place: place.clone(), copy: copy.clone() };
@@ -442,9 +445,11 @@ fn prepare<S: BrickStore>(
                 }
                 if !set.store.has_dir(&dir)? {
                     set.closings += 1;
-                    if !set.store.has_claims(&dir)? {
-                        continue;
+                    // Claims that were denied and left go with the directory.
+                    if set.store.has_claims(&dir)? {
+                        held.push(item.clone());
                     }
+                    continue;
                 }
                 if set.has_entries(&dir)? {
                     return Err(Errno::ENOTEMPTY);

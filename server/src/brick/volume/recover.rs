@@ -3,12 +3,14 @@
 
 use super::peer::TxState;
 use super::{PeerCall, PeerReply, State, Volume};
-use crate::brick::effect::{Effect, Step};
+use crate::brick::effect::{Effect, Item, Stamp, Step};
 use crate::brick::set::Stage;
 use crate::brick::store::BrickStore;
+use brickfs_common::attr::Timestamp;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 impl<S: BrickStore> Volume<S> {
@@ -16,6 +18,11 @@ impl<S: BrickStore> Volume<S> {
     /// of the sets of this node, and all those that changed numbers of subdirectories: homes may not have
     /// been told of them. Done again when a node comes back.
     pub async fn recover(&self, last: Vec<(SetId, Effect)>) {
+        {
+            let mut state = self.lock();
+            state.hold_again();
+            state.finish_again();
+        }
         self.settle_all().await;
         for (set, effect) in last {
             if let Ok(engine) = self.lock().set(set) {
@@ -69,13 +76,14 @@ impl<S: BrickStore> Volume<S> {
         let Ok(engine) = state.set(set) else { return };
         let Some(committed) = engine.committed.get(&tx) else { return };
         let outlives = |other: &SetId| context.needs_record(*other, set);
-        if outlives(&by) || !committed.participants.iter().any(|(other, _)| outlives(other)) {
+        if outlives(&by) || !committed.commitment.participants.iter().any(|(other, _)| outlives(other)) {
             return;
         }
-        let rest: Vec<_> = committed.participants.iter().filter(|(other, _)| *other != by).cloned().collect();
+        let mut rest = committed.commitment.clone();
+        rest.participants.retain(|(other, _)| *other != by);
         let at = engine.next_stamp(context.now);
-        match engine.store.apply(&Step::Commit { tx, participants: rest.clone() }, &at) {
-            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.participants = rest)),
+        match engine.store.apply(&Step::Commit { tx, commitment: rest.clone() }, &at) {
+            Ok(()) => drop(engine.committed.get_mut(&tx).map(|committed| committed.commitment = rest)),
             Err(error) => tracing::warn!(%set, %tx, "what a set has finished could not be written off: {error}"),
         }
     }
@@ -88,7 +96,7 @@ impl<S: BrickStore> Volume<S> {
         let Some(committed) = engine.committed.get_mut(&tx) else { return };
         committed.stage = Stage::Finished;
         let shares_fate = |(other, _): &(SetId, _)| !context.needs_record(*other, set);
-        if committed.participants.iter().all(shares_fate) {
+        if committed.commitment.participants.iter().all(shares_fate) {
             // One journal keeps all of it in order, or nothing.
             engine.forget(&tx, &context);
         }
@@ -103,34 +111,42 @@ impl<S: BrickStore> Volume<S> {
             waiting.iter().flat_map(|(set, _, _, others)| others.iter().copied().chain([*set])).collect();
         sets.sort_unstable();
         sets.dedup();
-        let mut failed = Vec::new();
+        let mut lives = BTreeMap::new();
         for set in sets {
-            if let Err(error) = self.flush_set(set).await {
-                tracing::warn!(%set, "a barrier failed: {error}");
-                failed.push(set);
+            match self.flush_set(set).await {
+                Ok(life) => drop(lives.insert(set, life)),
+                Err(error) => tracing::warn!(%set, "a barrier failed: {error}"),
             }
         }
         for (set, tx, stage, others) in waiting {
-            if others.iter().chain([&set]).all(|involved| !failed.contains(involved)) {
-                self.pass_stage(set, tx, stage, &others).await;
+            if others.iter().chain([&set]).all(|involved| lives.contains_key(involved)) {
+                self.pass_stage((set, tx, stage), &others, &lives).await;
             }
         }
     }
 
-    async fn pass_stage(&self, set: SetId, tx: TxId, stage: Stage, others: &[SetId]) {
+    /// All sets of a transaction have passed a barrier, in these lives.
+    async fn pass_stage(&self, (set, tx, stage): (SetId, TxId, Stage), others: &[SetId], lives: &BTreeMap<SetId, u64>) {
         if stage != Stage::Flushed {
             let mut state = self.lock();
             let context = state.peer_context();
-            if let Ok(engine) = state.set(set) {
-                match stage {
-                    Stage::Released => engine.forget(&tx, &context),
-                    _ => engine.note_flushed(&tx, &context),
-                }
+            let Ok(engine) = state.set(set) else { return };
+            let Some(committed) = engine.committed.get_mut(&tx).filter(|committed| committed.stage == stage) else {
+                return;
+            };
+            let is_flushed = others.iter().all(|other| committed.lives.get(other) == lives.get(other));
+            match (stage, is_flushed) {
+                (Stage::Released, true) => engine.forget(&tx, &context),
+                (_, true) => engine.note_flushed(&tx, &context),
+                // Some set has started anew in between, and may have lost what it had done.
+                (Stage::Released, false) => committed.stage = Stage::Flushed,
+                (_, false) => committed.stage = Stage::Finishing,
             }
             return;
         }
         for other in others {
-            if let Err(error) = self.peer(*other, PeerCall::Release { tx }).await {
+            let done = self.peer(*other, PeerCall::Release { tx }).await;
+            if let Err(error) = self.note_life(set, tx, *other, done) {
                 tracing::warn!(set = %other, %tx, "what a transaction parked could not be let go yet: {error}");
                 return;
             }
@@ -142,10 +158,28 @@ impl<S: BrickStore> Volume<S> {
         }
     }
 
-    /// Flushes a set's disk, outside of the volume's lock.
-    async fn flush_set(&self, set: SetId) -> Result<(), Errno> {
+    /// Notes in which life a set has done what a transaction wants of it.
+    pub(super) fn note_life(
+        &self,
+        set: SetId,
+        tx: TxId,
+        by: SetId,
+        done: Result<PeerReply, Errno>,
+    ) -> Result<(), Errno> {
+        let PeerReply::DoneIn { life } = done? else { return Err(Errno::EPROTO) };
+        if let Some(committed) = self.lock().set(set)?.committed.get_mut(&tx) {
+            committed.lives.insert(by, life);
+        }
+        Ok(())
+    }
+
+    /// Flushes a set's disk, outside of the volume's lock; answers the life in which it did.
+    async fn flush_set(&self, set: SetId) -> Result<u64, Errno> {
         if !self.is_here(set) {
-            return self.peer(set, PeerCall::Barrier).await.map(drop);
+            return match self.peer(set, PeerCall::Barrier).await? {
+                PeerReply::DoneIn { life } => Ok(life),
+                _ => Err(Errno::EPROTO),
+            };
         }
         let (flusher, applied) = {
             let mut state = self.lock();
@@ -156,7 +190,7 @@ impl<S: BrickStore> Volume<S> {
         let mut state = self.lock();
         let engine = state.set(set)?;
         engine.flushed = engine.flushed.max(applied);
-        Ok(())
+        Ok(engine.life)
     }
 
     /// Ends what silent clients hold and deletes orphans that nobody has open. Called every second.
@@ -195,13 +229,50 @@ impl<S: BrickStore> State<S> {
         (held, committed)
     }
 
+    /// A set that shares the fate of a coordinator has no record of what it holds for it: after a restart the
+    /// coordinator's record says so, until the set has finished.
+    fn hold_again(&mut self) {
+        let context = self.peer_context();
+        let mut to_hold = Vec::new();
+        for engine in self.open_sets() {
+            let unfinished = engine.committed.iter().filter(|(_, committed)| committed.stage == Stage::Finishing);
+            for (tx, committed) in unfinished {
+                let no_record =
+                    committed.commitment.participants.iter().filter(|(set, _)| !context.needs_record(*set, engine.id));
+                to_hold.extend(no_record.map(|(set, items)| (*set, *tx, engine.id, items.clone())));
+            }
+        }
+        for (set, tx, coordinator, items) in to_hold {
+            if let Ok(engine) = self.set(set)
+                && engine.held.get(&tx).is_none()
+                && engine.held.blocker(&tx, &items).is_none()
+            {
+                engine.held.hold(tx, coordinator, items, 0);
+            }
+        }
+    }
+
+    /// A set of a node that comes back may have lost what it has finished and not flushed: it is told again.
+    /// Where it has not, its own record keeps it from doing so again.
+    fn finish_again(&mut self) {
+        for engine in self.open_sets() {
+            for committed in engine.committed.values_mut() {
+                match committed.stage {
+                    Stage::Finished => committed.stage = Stage::Finishing,
+                    Stage::Released => committed.stage = Stage::Flushed,
+                    Stage::Finishing | Stage::Flushed => {}
+                }
+            }
+        }
+    }
+
     fn waiting_for_barriers(&mut self) -> Vec<Waiting> {
         let mut waiting = Vec::new();
         for engine in self.open_sets() {
             let past = engine.committed.iter().filter(|(_, c)| c.stage != Stage::Finishing);
-            waiting.extend(
-                past.map(|(tx, c)| (engine.id, *tx, c.stage, c.participants.iter().map(|(set, _)| *set).collect())),
-            );
+            waiting.extend(past.map(|(tx, c)| {
+                (engine.id, *tx, c.stage, c.commitment.participants.iter().map(|(set, _)| *set).collect())
+            }));
         }
         waiting
     }
@@ -249,22 +320,85 @@ pub fn untold(effects: &[Effect]) -> impl Iterator<Item = &Effect> {
     effects.iter().filter(move |effect| Some(effect.position) == last || effect.steps.iter().any(changes_count))
 }
 
-/// Finishes the last effect of a set's log and says what of the log still counts.
+/// Where the order of a set goes on. A power loss may have cut the log below positions that objects carry:
+/// the clock in microseconds, which no set's effects outrun, is above those.
+pub fn first_seq(effects: &[Effect], now: Timestamp) -> u64 {
+    let logged = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
+    let micros = now.sec.saturating_mul(1_000_000).saturating_add(i64::from(now.nsec / 1000));
+    logged.max(u64::try_from(micros).unwrap_or(0))
+}
+
+/// Takes back commitments whose change here a power loss has lost, after `redo_last` has done what can be
+/// done: nobody has let go anything for them, because that takes a barrier of this set.
+pub fn drop_unchanged<S: BrickStore>(store: &mut S, set: SetId) -> Result<(), Errno> {
+    for (tx, commitment, is_flushed) in store.commits()? {
+        let Some(change) = commitment.change.filter(|_| !is_flushed) else { continue };
+        let (gfid, position) = (Gfid(change.gfid), change.position);
+        let is_named = match &change.name {
+            Some(place) => store.bears(&gfid, &place.parent(), &place.name)?,
+            None => false,
+        };
+        match store.meta(&gfid) {
+            Ok(meta) if meta.home == set && meta.position < position && !is_named => {
+                tracing::warn!(%set, %tx, "a transaction is undone: a power loss has kept its record alone");
+                store.apply(&Step::Forget { tx }, &Stamp { position, time: meta.ctime })?;
+            }
+            Ok(_) | Err(Errno::ESTALE) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Finishes the effect of a set's log that was cut and says what of the log still counts. After the death of a
+/// process that is the last one; a power loss may leave a log that is newer than the brick, and then it is the
+/// first that the brick has not seen. What comes behind it is lost.
 pub fn redo_last<S: BrickStore>(store: &mut S, effects: &mut Vec<Effect>) {
-    let Some(last) =
-        effects.iter().filter(|effect| !effect.steps.is_empty() || effect.outcome.aborted).max_by_key(|e| e.position)
-    else {
-        return;
-    };
-    let last = last.clone();
-    match store.redo(&last) {
+    let Some(cut) = find_cut(store, effects) else { return };
+    effects.retain(|effect| effect.position <= cut.position);
+    match store.redo(&cut) {
         Ok(true) => {}
-        Ok(false) => effects.retain(|effect| effect.position != last.position),
+        Ok(false) => effects.retain(|effect| effect.position != cut.position),
         Err(error) => {
-            let gfid = last.outcome.object.map(|(gfid, _)| Gfid(gfid).to_string()).unwrap_or_default();
+            let gfid = cut.outcome.object.map(|(gfid, _)| Gfid(gfid).to_string()).unwrap_or_default();
             store.report_damage(format!(
                 "the last effect before the restart could not be finished: object {gfid}: {error}"
             ));
         }
+    }
+}
+
+fn find_cut<S: BrickStore>(store: &mut S, effects: &[Effect]) -> Option<Effect> {
+    let mut order: Vec<&Effect> =
+        effects.iter().filter(|effect| !effect.steps.is_empty() || effect.outcome.aborted).collect();
+    order.sort_unstable_by_key(|effect| std::cmp::Reverse(effect.position));
+    let mut cut = *order.first()?;
+    // Each process starts with a gap, and what an earlier one left has been settled.
+    let one_process = order.windows(2).take_while(|pair| pair[0].position.seq == pair[1].position.seq + 1);
+    for pair in one_process.filter(|pair| !pair[0].outcome.aborted) {
+        match is_applied(store, pair[1]) {
+            Some(true) => break,
+            Some(false) => cut = pair[1],
+            None => {}
+        }
+    }
+    Some(cut.clone())
+}
+
+/// Whether the objects of an effect have seen it; `None` if that cannot be seen.
+fn is_applied<S: BrickStore>(store: &mut S, effect: &Effect) -> Option<bool> {
+    let changed = effect.steps.iter().flat_map(|step| match step {
+        Step::Finish { is_committed: true, items, .. } => items.iter().filter_map(moved_object).collect(),
+        step => Vec::from_iter(step.changed_object()),
+    });
+    // What is gone by now cannot be asked.
+    let position = changed.filter_map(|gfid| store.meta(&gfid).ok()).map(|meta| meta.position).max()?;
+    Some(position >= effect.position)
+}
+
+fn moved_object(item: &Item) -> Option<Gfid> {
+    match item {
+        Item::Move { gfid, .. } => Some(Gfid(*gfid)),
+        _ => None,
     }
 }

@@ -14,12 +14,13 @@
 
 use super::peer::Context;
 use super::{PeerCall, PeerReply, State, Volume};
-use crate::brick::effect::{Effect, Item, Old, Participant, Rest, Step};
+use crate::brick::effect::{Commitment, Effect, Item, Old, Participant, Rest, Step};
 use crate::brick::set::{Committed, SetEngine, Stage};
 use crate::brick::store::BrickStore;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use std::collections::BTreeMap;
 
 /// How often an operation starts anew because others were in the way, before EAGAIN becomes EIO.
 pub(super) const ATTEMPTS_MAX: usize = 1000;
@@ -129,16 +130,23 @@ impl<S: BrickStore> Volume<S> {
         outcome: crate::brick::effect::Outcome,
     ) -> Result<Effect, Errno> {
         let others: Vec<Participant> = tx.participants.iter().filter(|(set, _)| *set != tx.set).cloned().collect();
-        if !others.is_empty() {
-            steps.insert(0, Step::Commit { tx: tx.id, participants: others.clone() });
+        let position = state.set(tx.set)?.next_stamp(time).position;
+        let change = steps.iter().find_map(|step| step.change(position));
+        let commitment = Commitment { participants: others, change };
+        let is_shared = !commitment.participants.is_empty();
+        if is_shared {
+            steps.insert(0, Step::Commit { tx: tx.id, commitment: commitment.clone() });
         }
         let effect = state.commit(tx.set, Some(asker), time, steps, outcome)?;
         let engine = state.set(tx.set)?;
         engine.undecided.remove(&tx.id);
         engine.held.release(&tx.id);
         engine.name_changes += 1;
-        if !others.is_empty() {
-            engine.committed.insert(tx.id, Committed { participants: others, stage: Stage::Finishing, is_busy: false });
+        if is_shared {
+            engine.committed.insert(
+                tx.id,
+                Committed { commitment, stage: Stage::Finishing, is_busy: false, lives: BTreeMap::new() },
+            );
         }
         Ok(effect)
     }
@@ -182,7 +190,7 @@ impl<S: BrickStore> Volume<S> {
             if committed.stage != Stage::Finishing || std::mem::replace(&mut committed.is_busy, true) {
                 return;
             }
-            committed.participants.clone()
+            committed.commitment.participants.clone()
         };
         if participants.iter().all(|(set, _)| self.is_here(*set)) {
             finish_all(&me, set, tx, participants).await;
@@ -211,7 +219,8 @@ async fn finish_each<S: BrickStore>(volume: &Volume<S>, set: SetId, tx: TxId, pa
     let (last, first): (Vec<_>, Vec<_>) = participants.into_iter().partition(holds_name);
     for (to, items) in first.into_iter().chain(last) {
         let finish = PeerCall::Finish { tx, is_committed: true, items };
-        if let Err(error) = volume.peer(to, finish).await {
+        let done = volume.peer(to, finish).await;
+        if let Err(error) = volume.note_life(set, tx, to, done) {
             tracing::warn!(%set, %to, %tx, "a set could not finish a transaction yet: {error}");
             return false;
         }
@@ -272,7 +281,7 @@ impl<S: BrickStore> SetEngine<S> {
         is_committed: bool,
         items: &[Item],
     ) -> Result<(), Errno> {
-        let (items, parts, coordinator) = match self.held.get(tx) {
+        let (mut items, parts, coordinator) = match self.held.get(tx) {
             Some(holding) if holding.is_finished && is_committed => return Ok(()),
             Some(holding) => (without_moved(&holding.items), holding.parts, Some(holding.coordinator)),
             None if is_committed => (without_moved(items), 0, None),
@@ -281,6 +290,9 @@ impl<S: BrickStore> SetEngine<S> {
         if !is_committed && parts == 0 {
             self.held.release(tx);
             return Ok(());
+        }
+        if is_committed {
+            self.drop_lost_moves(&mut items)?;
         }
         let is_parked = parts > 0 && is_committed;
         let mut changes = Vec::new();
@@ -300,6 +312,22 @@ impl<S: BrickStore> SetEngine<S> {
         match coordinator {
             Some(_) if is_parked => self.held.finish(tx),
             _ => drop(self.held.release(tx)),
+        }
+        Ok(())
+    }
+
+    /// A power loss may have taken away what is to be moved: then the rest is done without it. Moves come
+    /// last, so that what others park keeps its number.
+    fn drop_lost_moves(&mut self, items: &mut Vec<Item>) -> Result<(), Errno> {
+        while let Some(Item::Move { gfid, from, to }) = items.last() {
+            let gfid = Gfid(*gfid);
+            if self.store.bears(&gfid, &from.parent(), &from.name)?
+                || self.store.bears(&gfid, &to.parent(), &to.name)?
+            {
+                break;
+            }
+            self.store.report_damage(format!("{gfid} was to be moved and has neither of its names"));
+            items.pop();
         }
         Ok(())
     }

@@ -159,63 +159,6 @@ impl ModelStore {
         self.put_dir_handle(gfid, &LIMBO, &name)
     }
 
-    /// rename(2).
-    fn rename_call(&mut self, from: Spot, to: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = *fs.entries.get(&from).ok_or(Errno::ENOENT)?;
-            let is_dir = |gfid: &Gfid| fs.inodes[gfid].meta.kind == Kind::Directory;
-            match fs.entries.get(&to).copied() {
-                Some(old) if old == gfid => return Ok(()), // two links of one file: nothing happens
-                Some(old) => match (is_dir(&gfid), is_dir(&old)) {
-                    (true, true) if !fs.is_empty_dir(&old) => return Err(Errno::ENOTEMPTY),
-                    (true, false) => return Err(Errno::ENOTDIR),
-                    (false, true) => return Err(Errno::EISDIR),
-                    (both_dirs, _) => {
-                        fs.entries.insert(to.clone(), gfid);
-                        if both_dirs {
-                            fs.inodes.remove(&old);
-                        } else {
-                            fs.drop_if_unlinked(&old);
-                        }
-                    }
-                },
-                None => drop(fs.entries.insert(to.clone(), gfid)),
-            }
-            fs.entries.remove(&from);
-            Ok(())
-        })
-    }
-
-    pub(super) fn put_dir_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
-        let (gfid, spot) = (*gfid, (*parent, name.to_vec()));
-        self.call(|fs| {
-            fs.dir_handles.insert(gfid, spot);
-            Ok(())
-        })
-    }
-
-    /// unlink(2).
-    fn unlink_call(&mut self, spot: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = fs.entries.remove(&spot).ok_or(Errno::ENOENT)?;
-            fs.drop_if_unlinked(&gfid);
-            Ok(())
-        })
-    }
-
-    /// rmdir(2).
-    fn rmdir_call(&mut self, spot: Spot) -> Result<(), Errno> {
-        self.call(|fs| {
-            let gfid = *fs.entries.get(&spot).ok_or(Errno::ENOENT)?;
-            if !fs.is_empty_dir(&gfid) {
-                return Err(Errno::ENOTEMPTY);
-            }
-            fs.entries.remove(&spot);
-            fs.inodes.remove(&gfid);
-            Ok(())
-        })
-    }
-
     pub(super) fn unlink(&mut self, gfid: Gfid, place: &Place, rest: Rest, at: &Stamp) -> Result<(), Errno> {
         if self.bears(&gfid, &place.parent(), &place.name)? {
             self.dir(&place.parent())?;
@@ -304,7 +247,7 @@ impl ModelStore {
                 Some((parent, name)) if is_dir => Place { parent: parent.0, name },
                 _ => from.clone(),
             };
-            self.rename_physical(&from, to, replaced.map(|(id, _)| Gfid(id)))?;
+            self.rename_physical(gfid, &from, to, replaced.map(|(id, _)| Gfid(id)))?;
         }
         if is_dir {
             self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
@@ -321,7 +264,25 @@ impl ModelStore {
         self.mark(&gfid, at)
     }
 
-    fn rename_physical(&mut self, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
+    /// A copy may still lie where its directory was once, below the one that is now to be moved into it: it
+    /// goes on in the limbo (PROTOCOL 26). False if there is none.
+    fn clear_way(&mut self, moved: &Gfid, to: &Gfid) -> Result<bool, Errno> {
+        let (mut at, mut copy) = (*to, None);
+        while let Some((parent, name)) = self.dir_place(&at)? {
+            if self.meta(&at)?.home != self.set {
+                copy = Some((at, parent, name));
+            }
+            if parent == *moved {
+                let Some((copy, above, name)) = copy else { return Ok(false) };
+                self.move_to_limbo(&copy, &above, &name)?;
+                return Ok(true);
+            }
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    fn rename_physical(&mut self, moved: Gfid, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
         self.dir(&from.parent())?;
         self.free_name(to, replaced)?;
         let is_kept = |old: &Gfid| self.dirs.as_ref().is_some_and(|dirs| dirs.contains(old));
@@ -334,6 +295,7 @@ impl ModelStore {
                 self.clear_copies_below(&old)?;
                 self.rename_call(spot(from), spot(to))
             }
+            (Err(Errno::EINVAL), _) if self.clear_way(&moved, &to.parent())? => self.rename_call(spot(from), spot(to)),
             (other, _) => other,
         }
     }
@@ -342,14 +304,14 @@ impl ModelStore {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             self.dir(&one.1.parent())?;
             self.dir(&two.1.parent())?;
-            let (a, b) = (spot(one.1), spot(two.1));
-            self.call(|fs| {
-                let (first, second) = (fs.entries.get(&a).copied(), fs.entries.get(&b).copied());
-                let (Some(first), Some(second)) = (first, second) else { return Err(Errno::ENOENT) };
-                fs.entries.insert(a, second);
-                fs.entries.insert(b, first);
-                Ok(())
-            })?;
+            match self.exchange_call(spot(one.1), spot(two.1)) {
+                Err(Errno::EINVAL)
+                    if self.clear_way(&one.0, &two.1.parent())? | self.clear_way(&two.0, &one.1.parent())? =>
+                {
+                    self.exchange_call(spot(one.1), spot(two.1))?;
+                }
+                other => other?,
+            }
         }
         // Both names are looked at first: directories whose handles still lead to the other get them back.
         for place in [one.1, two.1] {
@@ -375,7 +337,7 @@ impl ModelStore {
         if !self.bears(&gfid, &to.parent(), &to.name)?
             && let Some((parent, name)) = self.dir_place(&gfid)?
         {
-            self.rename_physical(&Place { parent: parent.0, name }, to, None)?;
+            self.rename_physical(gfid, &Place { parent: parent.0, name }, to, None)?;
         }
         self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
         self.rewrite(&gfid, |inode| inode.meta.position = position)
@@ -422,15 +384,6 @@ impl ModelStore {
             self.rewrite(gfid, |inode| inode.meta.set_spread(set, count))?;
         }
         self.rewrite(gfid, |inode| inode.mtime = time)
-    }
-
-    fn rewrite(&mut self, gfid: &Gfid, change: impl FnOnce(&mut Inode)) -> Result<(), Errno> {
-        self.meta(gfid)?;
-        let gfid = *gfid;
-        self.call(|fs| {
-            change(fs.inodes.get_mut(&gfid).ok_or(Errno::ENOENT)?);
-            Ok(())
-        })
     }
 
     /// The last call of a change of an object that stays: its ctime and the effect's position.

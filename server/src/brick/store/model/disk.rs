@@ -2,7 +2,7 @@
 //! states since its last barrier in order, as an ordered journal may give back any of them at power loss;
 //! the effect log, being data, comes back cut anywhere behind its own flushed part (PROTOCOL 8).
 
-use crate::brick::effect::{Claim, Effect, Item, Participant};
+use crate::brick::effect::{Claim, Commitment, Effect, Item};
 use crate::brick::meta::Meta;
 use brickfs_common::attr::Timestamp;
 use brickfs_common::errno::Errno;
@@ -36,7 +36,7 @@ pub struct Fs {
     pub pending: BTreeMap<(TxId, u16), (SetId, Vec<Item>)>,
     /// Transactions whose first pending part has the mark that all is done.
     pub finished: BTreeSet<TxId>,
-    pub commits: BTreeMap<TxId, (Vec<Participant>, bool)>,
+    pub commits: BTreeMap<TxId, (Commitment, bool)>,
     pub parked: BTreeMap<(TxId, usize), Gfid>,
 }
 
@@ -50,6 +50,16 @@ impl Fs {
     /// Whether a directory has no entry.
     pub fn is_empty_dir(&self, gfid: &Gfid) -> bool {
         self.names(gfid).next().is_none()
+    }
+
+    /// Whether a directory is another one or lies somewhere below it.
+    pub fn is_within(&self, dir: &Gfid, above: &Gfid) -> bool {
+        let mut at = *dir;
+        while at != *above {
+            let Some((spot, _)) = self.entries.iter().find(|(_, gfid)| **gfid == at) else { return false };
+            at = spot.0;
+        }
+        true
     }
 
     /// Names in a directory.

@@ -6,12 +6,13 @@
 //! sets, `redo` finishes what a crash cut: the file names are those of `posix`, function by function.
 
 mod apply;
+mod calls;
 pub mod disk;
 mod redo;
 mod transactions;
 
 use super::{BrickStore, PendingPart, Space};
-use crate::brick::effect::{Claim, Effect, Participant, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::meta::{HAS_DEFAULT_ACL, Meta};
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
@@ -250,7 +251,7 @@ impl BrickStore for ModelStore {
     }
 
     fn has_claims(&self, dir: &Gfid) -> Result<bool, Errno> {
-        Ok(self.fs(|fs| fs.claims.keys().any(|(parent, _)| parent == dir)))
+        Ok(self.fs(|fs| fs.claims.keys().any(|spot| spot.0 == *dir)))
     }
 
     fn has_dir(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
@@ -298,7 +299,7 @@ impl BrickStore for ModelStore {
         Ok(self.fs(|fs| fs.pending.iter().map(|(key, held)| part(fs, key, held)).collect()))
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
+    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         let commits = |fs: &Fs| fs.commits.iter().map(|(tx, (list, flushed))| (*tx, list.clone(), *flushed)).collect();
         Ok(self.fs(commits))
     }

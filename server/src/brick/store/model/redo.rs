@@ -15,7 +15,7 @@ impl ModelStore {
             // A directory that got there gets the handle that it may not have got.
             self.entry(&place.parent(), &place.name)?;
         }
-        let is_cut = match effect.steps.iter().find_map(changed_object) {
+        let is_cut = match effect.steps.iter().find_map(Step::changed_object) {
             Some(gfid) => self.is_before(&gfid, &at)?,
             None => false,
         };
@@ -109,16 +109,6 @@ fn new_places(step: &Step) -> Vec<&Place> {
 fn moved_to(item: &Item) -> Option<&Place> {
     match item {
         Item::Move { to, .. } => Some(to),
-        _ => None,
-    }
-}
-
-/// The object whose record a step writes last.
-fn changed_object(step: &Step) -> Option<Gfid> {
-    match step {
-        Step::Link { gfid, .. } | Step::Unlink { gfid, .. } | Step::RemoveDir { gfid } => Some(Gfid(*gfid)),
-        Step::Move { gfid, .. } | Step::Exchange { second: gfid, .. } => Some(Gfid(*gfid)),
-        Step::SetAttr { gfid, .. } | Step::Xattr { gfid, .. } | Step::Fallocate { gfid, .. } => Some(Gfid(*gfid)),
         _ => None,
     }
 }

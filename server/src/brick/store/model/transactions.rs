@@ -44,8 +44,8 @@ impl ModelStore {
                 }
                 self.drop_pending(tx, *parts)
             }
-            Step::Commit { tx, participants } => self.call(|fs| {
-                fs.commits.insert(*tx, (participants.clone(), false));
+            Step::Commit { tx, commitment } => self.call(|fs| {
+                fs.commits.insert(*tx, (commitment.clone(), false));
                 Ok(())
             }),
             Step::Flushed { tx } => self.call(|fs| {

@@ -35,6 +35,9 @@ pub(super) fn unless(result: Result<(), Sys>, done: Sys) -> Result<(), Errno> {
     }
 }
 
+/// Directories that a way up may lead through; a bound for damaged handles, not for users.
+const DEPTH_MAX: usize = 100_000;
+
 impl PosixStore {
     pub(super) fn apply_step(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {
         match step {
@@ -347,7 +350,7 @@ impl PosixStore {
                 Some((parent, name)) if is_dir => Place { parent: parent.0, name },
                 _ => from.clone(),
             };
-            self.rename_physical(&from, to, replaced.map(|(id, _)| Gfid(id)))?;
+            self.rename_physical(gfid, &from, to, replaced.map(|(id, _)| Gfid(id)))?;
         }
         if is_dir {
             self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
@@ -364,7 +367,26 @@ impl PosixStore {
         self.mark(&gfid, at)
     }
 
-    fn rename_physical(&mut self, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
+    /// A copy may still lie where its directory was once, below the one that is now to be moved into it: it
+    /// goes on in the limbo (PROTOCOL 26). False if there is none.
+    fn clear_way(&mut self, moved: &Gfid, to: &Gfid) -> Result<bool, Errno> {
+        let (mut at, mut copy) = (*to, None);
+        for _ in 0..DEPTH_MAX {
+            let Some((parent, name)) = self.dir_place(&at)? else { return Ok(false) };
+            if self.meta(&at)?.home != self.set {
+                copy = Some((at, parent, name));
+            }
+            if parent == *moved {
+                let Some((copy, above, name)) = copy else { return Ok(false) };
+                self.move_to_limbo(&copy, &above, &name)?;
+                return Ok(true);
+            }
+            at = parent;
+        }
+        Ok(false)
+    }
+
+    fn rename_physical(&mut self, moved: Gfid, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {
         let from_dir = self.physical_dir(&from.parent())?;
         self.free_name(to, replaced)?;
         if let Some(old) = replaced.filter(|old| self.dirs.contains(old)) {
@@ -376,6 +398,9 @@ impl PosixStore {
                 replaced.map_or(Ok(()), |old| self.clear_copies_below(&old))?;
                 rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]).map_err(errno)
             }
+            Err(Sys::INVAL) if self.clear_way(&moved, &to.parent())? => {
+                rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]).map_err(errno)
+            }
             other => other.map_err(errno),
         }
     }
@@ -383,8 +408,17 @@ impl PosixStore {
     fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), at: &Stamp) -> Result<(), Errno> {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             let (a, b) = (self.dir(&one.1.parent())?, self.dir(&two.1.parent())?);
-            rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE)
-                .map_err(errno)?;
+            let exchange = || {
+                rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE)
+            };
+            match exchange() {
+                Err(Sys::INVAL)
+                    if self.clear_way(&one.0, &two.1.parent())? | self.clear_way(&two.0, &one.1.parent())? =>
+                {
+                    exchange().map_err(errno)?;
+                }
+                other => other.map_err(errno)?,
+            }
         }
         // Both names are looked at first: directories whose handles still lead to the other get them back.
         for place in [one.1, two.1] {
@@ -410,7 +444,7 @@ impl PosixStore {
         if !self.bears(&gfid, &to.parent(), &to.name)?
             && let Some((parent, name)) = self.dir_place(&gfid)?
         {
-            self.rename_physical(&Place { parent: parent.0, name }, to, None)?;
+            self.rename_physical(gfid, &Place { parent: parent.0, name }, to, None)?;
         }
         self.put_dir_handle(&gfid, &to.parent(), &to.name)?;
         self.rewrite_meta(&gfid, |meta| meta.position = position)

@@ -18,7 +18,7 @@ mod redo;
 mod transactions;
 
 use super::{BrickStore, PendingPart, Space};
-use crate::brick::effect::{Claim, Effect, Participant, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::format::DOT_DIR;
 use crate::brick::log::EffectLog;
 use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_LEN_MAX, META_XATTR, Meta, MetaError};
@@ -562,7 +562,7 @@ impl BrickStore for PosixStore {
         self.read_pending_parts()
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
+    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         self.read_commits()
     }
 

@@ -2,7 +2,7 @@
 //! is made by one call, whole or not at all, and an ordered journal never keeps a later change without it
 //! (PROTOCOL 8). The forms are fixed in `docs/design/formats.md`.
 
-use crate::brick::effect::{Claim, Item, Participant};
+use crate::brick::effect::{Claim, Commitment, Item};
 use brickfs_common::ids::{Gfid, SetId};
 
 /// First byte of the records below: their version.
@@ -77,19 +77,20 @@ pub fn read_pending(text: &[u8]) -> Option<(SetId, Vec<Item>)> {
 }
 
 /// What others have to do about a committed transaction.
-pub fn commit_text(participants: &[Participant]) -> Vec<u8> {
-    write(&participants)
+pub fn commit_text(commitment: &Commitment) -> Vec<u8> {
+    write(commitment)
 }
 
 /// Reads it.
-pub fn read_commit(text: &[u8]) -> Option<Vec<Participant>> {
+pub fn read_commit(text: &[u8]) -> Option<Commitment> {
     read(text)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brick::effect::{Old, Place};
+    use crate::brick::effect::{Change, Old, Place};
+    use crate::brick::meta::Position;
     use brickfs_common::attr::Kind;
 
     fn hex(bytes: &[u8]) -> String {
@@ -125,9 +126,14 @@ mod tests {
         let text = pending_text(SetId(4), &items()[3..]);
         assert_eq!(hex(&text), "310401020307070707070707070707070707070707");
         assert_eq!(read_pending(&text), Some((SetId(4), items()[3..].to_vec())));
-        let text = commit_text(&[(SetId(1), items())]);
+        let position = Position { epoch: 1, seq: 1_700_000_000_000_000 };
+        let commitment = Commitment {
+            participants: vec![(SetId(1), items())],
+            change: Some(Change { gfid: [7; 16], name: None, position }),
+        };
+        let text = commit_text(&commitment);
         assert!(!text.contains(&0));
-        assert_eq!(read_commit(&text), Some(vec![(SetId(1), items())]));
+        assert_eq!(read_commit(&text), Some(commitment));
         assert_eq!(read_commit(&text[..9]), None);
         assert_eq!(read_pending(b"2x"), None);
     }
@@ -140,6 +146,9 @@ mod tests {
             |n| Item::Name { place: place.clone(), new: Some(claim), old: Old::Native([n; 16], Kind::Directory) };
         let mut participants = vec![(SetId(300), vec![name(0)]), (SetId(301), vec![name(1)])];
         participants.extend((0..64).map(|set| (SetId(300 + set), vec![Item::Close { gfid: [0; 16] }])));
-        assert!(commit_text(&participants).len() <= 4095, "{}", commit_text(&participants).len());
+        let position = Position { epoch: u32::MAX, seq: u64::MAX };
+        let change = Change { gfid: [0; 16], name: Some(place), position };
+        let text = commit_text(&Commitment { participants, change: Some(change) });
+        assert!(text.len() <= 4095, "{}", text.len());
     }
 }

@@ -4,7 +4,7 @@
 use super::apply::unless;
 use super::records::{claim_text, commit_text, pending_text, read_commit, read_pending};
 use super::{PosixStore, claim_path, errno, open_dir};
-use crate::brick::effect::{Claim, Item, Old, Participant, Place, Rest, Stamp, Step};
+use crate::brick::effect::{Claim, Commitment, Item, Old, Place, Rest, Stamp, Step};
 use crate::brick::store::{BrickStore as _, PendingPart};
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
@@ -67,8 +67,8 @@ impl PosixStore {
                 }
                 self.drop_pending(tx, *parts)
             }
-            Step::Commit { tx, participants } => {
-                self.put_symlink(self.commits.as_fd(), tx.hex().as_bytes(), &commit_text(participants))
+            Step::Commit { tx, commitment } => {
+                self.put_symlink(self.commits.as_fd(), tx.hex().as_bytes(), &commit_text(commitment))
             }
             Step::Flushed { tx } => {
                 let flushed = format!("{}{FLUSHED}", tx.hex());
@@ -293,18 +293,18 @@ impl PosixStore {
         Ok(parts)
     }
 
-    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Vec<Participant>, bool)>, Errno> {
+    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         let mut commits = Vec::new();
         for name in self.own_names(self.commits.as_fd())? {
             let text = rustix::fs::readlinkat(&self.commits, &name[..], Vec::new()).map_err(errno)?;
             let is_flushed = name.ends_with(FLUSHED.as_bytes());
             let stem = if is_flushed { &name[..name.len() - FLUSHED.len()] } else { &name[..] };
             let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.parse::<TxId>().ok());
-            let (Some(tx), Some(participants)) = (tx, read_commit(text.as_bytes())) else {
+            let (Some(tx), Some(commitment)) = (tx, read_commit(text.as_bytes())) else {
                 tracing::error!(brick = %self.path.display(), "commit {} is damaged", name.escape_ascii());
                 return Err(Errno::EIO);
             };
-            commits.push((tx, participants, is_flushed));
+            commits.push((tx, commitment, is_flushed));
         }
         Ok(commits)
     }

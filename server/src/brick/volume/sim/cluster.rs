@@ -1,39 +1,25 @@
 //! A volume of some nodes in one thread: their tasks, the messages between their sets, their deaths and
 //! returns. What happens next is drawn from a seed, so that a seed is a history.
 
+use super::calls::serve_client;
 use super::network::{Cargo, Flying, NodeWorld, Shared};
 use super::rng::Rng;
+use super::shape::{Shape, root_inode, volume_map};
 use crate::brick::effect::Effect;
-use crate::brick::meta::{Meta, Position};
-use crate::brick::set::{Asker, SetEngine};
+use crate::brick::meta::Position;
+use crate::brick::set::SetEngine;
 use crate::brick::store::model::ModelStore;
-use crate::brick::store::model::disk::{Inode, Process, SharedDisks};
-use crate::brick::volume::dispatch::Admission;
-use crate::brick::volume::recover::{redo_last, untold};
-use crate::brick::volume::{Ask, BoxFuture, Ran, Slot, Stop, Volume};
-use brickfs_common::attr::{Kind, Timestamp};
-use brickfs_common::cluster::map::{MemberMap, SetMap, VolumeMap};
+use crate::brick::store::model::disk::{Process, SharedDisks};
+use crate::brick::volume::recover::{drop_unchanged, first_seq, redo_last, untold};
+use crate::brick::volume::{BoxFuture, Ran, Slot, Volume, World as _};
+use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop};
-use brickfs_common::ids::{BrickId, ClientId, ClusterId, Gfid, NodeId, SetId, VolumeId};
-use brickfs_common::layout::generation::Layout;
+use brickfs_common::ids::{ClientId, Gfid, SetId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
-
-/// What a cluster is made of.
-#[derive(Clone, Debug)]
-pub struct Shape {
-    pub seed: u64,
-    /// The node of each set.
-    pub node_of: Vec<usize>,
-    /// Whether the sets of a node lie on one device.
-    pub shares_device: bool,
-    pub root_home: SetId,
-    /// Whether states of the disks are kept for a loss of power.
-    pub keeps_history: bool,
-}
 
 /// A node's process, if it is up.
 pub struct Node {
@@ -66,6 +52,7 @@ pub struct CallId(pub u64);
 
 /// What became of a client's call.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // one lives at a time
 pub enum Back {
     Ran(Ran),
     /// The node died while it ran, or is not there.
@@ -94,49 +81,6 @@ pub struct Cluster {
     /// Records of commits that a restart loses, for who wants to see the oracle notice.
     pub loses_commits: bool,
     pub steps: u64,
-}
-
-fn volume_map(shape: &Shape) -> VolumeMap {
-    let set = |(index, node): (usize, &usize)| SetMap {
-        id: SetId(index as u16),
-        epoch: 1,
-        primary: BrickId([index as u8; 16]),
-        in_sync: vec![BrickId([index as u8; 16])],
-        members: vec![MemberMap {
-            brick: BrickId([index as u8; 16]),
-            incarnation: 1,
-            node: NodeId([*node as u8; 16]),
-            node_name: format!("node{node}"),
-            path: format!("/brick{index}"),
-        }],
-    };
-    VolumeMap {
-        cluster: ClusterId([1; 16]),
-        id: VolumeId([2; 16]),
-        name: "sim".into(),
-        root_home: shape.root_home,
-        sets: shape.node_of.iter().enumerate().map(set).collect(),
-        layout: Layout::first(&vec![1; shape.node_of.len()]),
-        options: BTreeMap::new(),
-    }
-}
-
-fn root_inode(set: SetId, root_home: SetId) -> Inode {
-    let zero = Timestamp::default();
-    let meta = Meta {
-        gfid: Gfid::ROOT,
-        kind: Kind::Directory,
-        flags: 0,
-        project: 0,
-        btime: zero,
-        ctime: zero,
-        position: Position::default(),
-        home: if set == root_home { set } else { SetId(u16::MAX) },
-        rdev: 0,
-        subdirs: 0,
-        spread: Vec::new(),
-    };
-    Inode { meta, perm: 0o755, uid: 0, gid: 0, mtime: zero, default_acl: None }
 }
 
 impl Cluster {
@@ -230,6 +174,7 @@ impl Cluster {
     #[allow(clippy::type_complexity)]
     fn open(&mut self, node: usize) -> Option<(Arc<Volume<ModelStore>>, Vec<(SetId, Effect)>)> {
         let process = self.nodes[node].process.clone();
+        let world = NodeWorld { node, process: process.clone(), shared: self.shared.clone() };
         let (mut last, mut results) = (Vec::new(), Vec::new());
         let mut slots = Vec::new();
         let keeps_dirs = self.rng.is_one_in(2);
@@ -243,18 +188,19 @@ impl Cluster {
             }
             let mut effects = self.disks.lock().log(set);
             let mut store = ModelStore::open(set, self.disks.clone(), process.clone(), keeps_dirs);
-            let seq = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
             redo_last(&mut store, &mut effects);
+            let dropped = drop_unchanged(&mut store, set);
+            let seq = first_seq(&effects, world.now());
             if process.is_dead() {
                 return None;
             }
+            dropped.expect("the model reads its records");
             let position = Position { epoch: 1, seq };
             let engine = SetEngine::new(set, store, position).expect("the model reads its records");
             last.extend(untold(&effects).map(|effect| (set, effect.clone())));
             results.extend(effects.into_iter().map(|effect| (set, effect)));
             slots.push(Slot::Open(Box::new(engine)));
         }
-        let world = NodeWorld { node, process, shared: self.shared.clone() };
         let volume = Volume::new(self.map.clone(), slots, Arc::new(world));
         {
             let mut state = volume.lock();
@@ -445,29 +391,12 @@ impl Cluster {
                     lines.push(format!("set {} holds {items:?} for set {coordinator}, {tx}", engine.id));
                 }
                 for (tx, committed) in &engine.committed {
-                    lines.push(format!("set {} has committed {tx}: {:?}", engine.id, committed.participants));
+                    lines
+                        .push(format!("set {} has committed {tx}: {:?}", engine.id, committed.commitment.participants));
                 }
                 lines.extend(engine.undecided.iter().map(|tx| format!("set {} has not decided {tx}", engine.id)));
             }
         }
         lines
-    }
-}
-
-/// Admission as the session has it, then the operation.
-async fn serve_client(volume: &Volume<ModelStore>, header: &CallHeader, call: Call) -> Ran {
-    match volume.admit(call.client, 1, header, &call.fop) {
-        Admission::Run => {}
-        Admission::Failed(errno) => return Err(errno.into()),
-        Admission::Again(outcome) => return Ok(volume.reply_again(header.request, &outcome).await),
-        Admission::Join(_) => return Err(Errno::EIO.into()),
-    }
-    let asker = Asker { client: call.client, request: call.request };
-    let ask = Ask { asker, set: call.set, uid: 0, gid: 0 };
-    match call.fop {
-        Fop::ReadDir { directory, after, limit, plus } => {
-            volume.read_dir(call.request, call.set, directory, after, (limit, plus)).await.map_err(Stop::from)
-        }
-        fop => volume.run_names(ask, fop).await,
     }
 }

@@ -4,21 +4,27 @@
 //!
 //! `BRICKFS_SIM_SEED=S` replays one seed, `BRICKFS_SIM_SEEDS=N` runs the first N (`make sim`).
 
+mod calls;
 mod client;
 mod cluster;
 mod crashes;
 mod network;
 mod oracle;
+mod power;
 mod rng;
+mod sabotage;
+mod shape;
 mod stage;
+mod traces;
 
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, Making, ObjectRef};
 use brickfs_common::ids::{Gfid, SetId};
 use client::{ALWAYS, Client, Ended, Known, attrs, choose_fop, name};
-use cluster::{Cluster, Shape};
+use cluster::Cluster;
 use oracle::Findings;
 use rng::Rng;
+use shape::Shape;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -55,10 +61,9 @@ struct Sim {
     findings: Findings,
 }
 
-/// Most nodes in a history. One is what this release serves; with BRICKFS_SIM_NODES=3 the sets lie on up to
-/// three, where some histories still end badly (`docs/design/distribute.md`, "Not yet").
+/// Most nodes in a history: BRICKFS_SIM_NODES, or three.
 fn nodes_max() -> usize {
-    env_number("BRICKFS_SIM_NODES").map_or(1, |nodes| nodes.clamp(1, 3) as usize)
+    env_number("BRICKFS_SIM_NODES").map_or(3, |nodes| nodes.clamp(1, 3) as usize)
 }
 
 fn shape(rng: &mut Rng, seed: u64, keeps_history: bool) -> Shape {
@@ -70,12 +75,12 @@ fn shape(rng: &mut Rng, seed: u64, keeps_history: bool) -> Shape {
 }
 
 impl Sim {
-    fn new(seed: u64) -> Sim {
+    fn new(seed: u64, loses_power: bool) -> Sim {
         let mut rng = Rng::new(seed);
         let weather = Weather {
             loses_one_in: rng.pick(&[0, 0, 100, 20]),
             kills: !rng.is_one_in(4),
-            loses_power: false,
+            loses_power,
             pauses: rng.is_one_in(3),
         };
         let shape = shape(&mut rng, seed, weather.loses_power);
@@ -125,7 +130,7 @@ impl Sim {
     }
 
     fn is_alive(&self) -> bool {
-        self.findings.is_empty() && self.cluster.steps < STEPS_MAX
+        self.cluster.steps < STEPS_MAX
     }
 
     /// What comes from outside.
@@ -231,22 +236,29 @@ impl Sim {
     }
 }
 
-/// Runs a seed; what was found, with the history.
-fn run_seed(seed: u64) -> Result<(), String> {
-    let mut sim = Sim::new(seed);
+/// Plays a history to its end; what was found wrong, a panic included.
+fn judge(sim: &mut Sim) -> Findings {
     let result = catch_unwind(AssertUnwindSafe(|| sim.run()));
-    let findings = result.unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    result.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
         vec![format!("panic: {}", text.unwrap_or_default())]
-    });
+    })
+}
+
+/// Runs a seed; what was found, with the history.
+fn run_seed(seed: u64, loses_power: bool) -> Result<(), String> {
+    let mut sim = Sim::new(seed, loses_power);
+    let mut findings = judge(&mut sim);
+    if loses_power {
+        findings.retain(|finding| is_never_right(finding));
+    }
     if findings.is_empty() {
         return Ok(());
     }
-    let history =
-        if std::env::var_os("BRICKFS_SIM_SEED").is_some() { sim.cluster.shared.history() } else { String::new() };
     Err(format!(
-        "{history}seed {seed}, {:?}, {:?}:\n{}\nreplay: BRICKFS_SIM_SEED={seed} cargo test --release -p brickfs-server sim::seeds",
+        "{}seed {seed}, {:?}, {:?}:\n{}\nreplay: BRICKFS_SIM_SEED={seed} cargo test --release -p brickfs-server sim::seeds",
+        sim.cluster.shared.history(),
         sim.cluster.shape,
         sim.weather,
         findings.join("\n")
@@ -257,19 +269,25 @@ fn env_number(key: &str) -> Option<u64> {
     std::env::var(key).ok()?.parse().ok()
 }
 
-#[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
-fn seeds_end_with_a_whole_volume() {
+/// What not even a loss of power excuses. That unflushed names and files may be gone or back, and what follows
+/// from it, has no oracle yet: `traces` has the cases of PROTOCOL 8.
+fn is_never_right(finding: &str) -> bool {
+    ["panic", "no end", "an operation hangs"].iter().any(|never| finding.starts_with(never))
+}
+
+fn run_seeds(loses_power: bool) {
     if let Some(seed) = env_number("BRICKFS_SIM_SEED") {
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::DEBUG)
             .without_time()
             .with_writer(std::io::stderr)
-            .init();
-        run_seed(seed).unwrap_or_else(|report| panic!("{report}"));
+            .try_init()
+            .ok();
+        run_seed(seed, loses_power).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
-    let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
-    let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed).err()).collect();
+    let count = if loses_power { SEEDS } else { env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS) };
+    let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed, loses_power).err()).collect();
     let shown = failed
         .iter()
         .take(env_number("BRICKFS_SIM_SHOW").unwrap_or(5) as usize)
@@ -277,4 +295,14 @@ fn seeds_end_with_a_whole_volume() {
         .collect::<Vec<_>>()
         .join("\n\n");
     assert!(failed.is_empty(), "{} of {count} seeds failed:\n{shown}", failed.len());
+}
+
+#[test] // N1-N5; PROTOCOL 5-9, 13, 20, 25-28
+fn seeds_end_with_a_whole_volume() {
+    run_seeds(false);
+}
+
+#[test] // PROTOCOL 8
+fn seeds_with_losses_of_power_end() {
+    run_seeds(true);
 }

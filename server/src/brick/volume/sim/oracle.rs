@@ -5,6 +5,7 @@ use super::client::{Ended, name};
 use super::cluster::{Back, Call, Cluster};
 use crate::brick::effect::Effect;
 use crate::brick::store::model::LIMBO;
+use crate::brick::store::model::disk::Spot;
 use crate::brick::volume::Stop;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
@@ -159,9 +160,9 @@ fn check_disks(cluster: &Cluster, tree: &Tree, findings: &mut Findings) {
 }
 
 /// A name is native on one set at most; claims lie on their dentry sets.
-fn check_claims(cluster: &Cluster, findings: &mut Findings) {
+fn check_claims(cluster: &Cluster, tree: &Tree, findings: &mut Findings) {
     let disks = cluster.disks.lock();
-    let mut natives: BTreeMap<(Gfid, Vec<u8>), Vec<(SetId, Gfid)>> = BTreeMap::new();
+    let mut natives: BTreeMap<Spot, Vec<(SetId, Gfid)>> = BTreeMap::new();
     for set in cluster.set_ids() {
         let fs = disks.fs(set);
         for (spot, gfid) in &fs.entries {
@@ -179,6 +180,9 @@ fn check_claims(cluster: &Cluster, findings: &mut Findings) {
     for set in cluster.set_ids() {
         for (spot, claim) in &disks.fs(set).claims {
             let text = String::from_utf8_lossy(&spot.1);
+            if spot.0 != Gfid::ROOT && !tree.names.contains_key(&spot.0) {
+                findings.push(format!("set {set} claims {text} in {}, which is no more", spot.0));
+            }
             if cluster.dentry_set(spot.0, &name(&text)) != set {
                 findings.push(format!("set {set} claims {}/{text}, which is not its name", spot.0));
             }
@@ -186,6 +190,28 @@ fn check_claims(cluster: &Cluster, findings: &mut Findings) {
             if bearers > 1 {
                 findings.push(format!("the claim of {}/{text} is confirmed {bearers} times", spot.0));
             }
+        }
+    }
+}
+
+/// A claim leads to what is listed, or nowhere.
+fn check_unlisted(cluster: &mut Cluster, tree: &Tree, findings: &mut Findings) {
+    let mut claimed = Vec::new();
+    for set in cluster.set_ids() {
+        claimed.extend(cluster.disks.lock().fs(set).claims.keys().cloned());
+    }
+    let root_home = cluster.shape.root_home;
+    for (parent, text) in claimed {
+        let (home, path) = match (parent == Gfid::ROOT, tree.attrs.get(&parent), tree.names.get(&parent)) {
+            (true, _, _) => (root_home, String::new()),
+            (_, Some(attr), Some(names)) => (attr.home, names[0].clone()),
+            _ => continue,
+        };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let Ok(attr) = look_up(cluster, ObjectRef { gfid: parent, home }, &text) else { continue };
+        let full = format!("{path}/{text}");
+        if !tree.names.get(&attr.gfid).is_some_and(|names| names.contains(&full)) {
+            findings.push(format!("{full} leads to {} and is not listed (N3)", attr.gfid));
         }
     }
 }
@@ -206,8 +232,9 @@ pub fn check(cluster: &mut Cluster) -> (Tree, Findings) {
     let tree = walk(cluster, &mut findings);
     check_counts(&tree, &mut findings);
     check_disks(cluster, &tree, &mut findings);
-    check_claims(cluster, &mut findings);
+    check_claims(cluster, &tree, &mut findings);
     check_damage(cluster, &mut findings);
+    check_unlisted(cluster, &tree, &mut findings);
     (tree, findings)
 }
 

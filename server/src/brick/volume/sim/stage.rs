@@ -2,8 +2,9 @@
 //! at a given call, names can be chosen by the set that they belong to.
 
 use super::client::{Ended, name};
-use super::cluster::{Back, Call, CallId, Cluster, Shape};
+use super::cluster::{Back, Call, CallId, Cluster};
 use super::oracle;
+use super::shape::Shape;
 use crate::brick::volume::{PeerCall, Stop};
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
@@ -24,6 +25,7 @@ struct Playing {
 pub struct Stage {
     pub cluster: Cluster,
     ops: Vec<Playing>,
+    started: u8,
 }
 
 /// What a client sees of the volume: each path with its kind, link count and, for what was there before, gfid.
@@ -32,9 +34,13 @@ pub type View = BTreeMap<String, (Kind, u32, Option<Gfid>)>;
 impl Stage {
     /// Sets on the nodes given; the root lives on set 0.
     pub fn new(node_of: &[usize], shares_device: bool) -> Stage {
-        let shape =
-            Shape { seed: 7, node_of: node_of.to_vec(), shares_device, root_home: SetId(0), keeps_history: true };
-        Stage { cluster: Cluster::new(shape), ops: Vec::new() }
+        Stage::with_seed(7, node_of, shares_device)
+    }
+
+    /// The same in another order of what happens at once.
+    pub fn with_seed(seed: u64, node_of: &[usize], shares_device: bool) -> Stage {
+        let shape = Shape { seed, node_of: node_of.to_vec(), shares_device, root_home: SetId(0), keeps_history: true };
+        Stage { cluster: Cluster::new(shape), ops: Vec::new(), started: 0 }
     }
 
     pub fn root(&self) -> ObjectRef {
@@ -51,8 +57,8 @@ impl Stage {
     pub fn start(&mut self, fop: Fop) -> Op {
         let set = super::client::first_set(&self.cluster, &fop);
         // A client of its own each, so that they run side by side.
-        let number = self.ops.len() as u8 + 1;
-        let call = Call { client: ClientId([number; 16]), request: 1, set, fop };
+        self.started += 1;
+        let call = Call { client: ClientId([self.started; 16]), request: 1, set, fop };
         let id = Some(self.cluster.call(&call));
         self.ops.push(Playing { call, id, result: None });
         Op(self.ops.len() - 1)
@@ -100,6 +106,12 @@ impl Stage {
     /// How an operation ended that must have.
     pub fn errno(&self, op: Op) -> Option<Errno> {
         self.result(op).unwrap_or_else(|| panic!("it waits:\n{}", self.cluster.waiting().join("\n"))).err()
+    }
+
+    /// A client sends a request again whose reply it did not get.
+    pub fn repeat(&mut self, op: Op) {
+        self.ops[op.0].result = None;
+        self.settle();
     }
 
     /// Nobody waits for an operation any more, and nobody asks again.
