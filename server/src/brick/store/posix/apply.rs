@@ -408,9 +408,8 @@ impl PosixStore {
     fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), at: &Stamp) -> Result<(), Errno> {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             let (a, b) = (self.dir(&one.1.parent())?, self.dir(&two.1.parent())?);
-            let exchange = || {
-                rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE)
-            };
+            let exchange =
+                || rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE);
             match exchange() {
                 Err(Sys::INVAL)
                     if self.clear_way(&one.0, &two.1.parent())? | self.clear_way(&two.0, &one.1.parent())? =>

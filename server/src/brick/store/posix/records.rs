@@ -135,6 +135,13 @@ mod tests {
         assert!(!text.contains(&0));
         assert_eq!(read_commit(&text), Some(commitment));
         assert_eq!(read_commit(&text[..9]), None);
+        let change = Change { gfid: [7; 16], name: None, position: Position { epoch: 1, seq: 300 } };
+        let text =
+            commit_text(&Commitment { participants: vec![(SetId(1), items()[3..].to_vec())], change: Some(change) });
+        assert_eq!(
+            hex(&text),
+            "31010201020102030707070707070707070707070707070701020707070707070707070707070707070701010102ac02"
+        );
         assert_eq!(read_pending(b"2x"), None);
     }
 

@@ -286,7 +286,7 @@ fn run_seeds(loses_power: bool) {
         run_seed(seed, loses_power).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
-    let count = if loses_power { SEEDS } else { env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS) };
+    let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
     let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed, loses_power).err()).collect();
     let shown = failed
         .iter()
