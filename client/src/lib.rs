@@ -1,9 +1,11 @@
 //! Access to a BrickFS volume without a mount: placement of names, one session with a node, retries that
 //! run once, the write-behind queues. The mount (`client-fuse`) is a thin adapter over it.
 
+mod driving;
 mod opens;
 mod pending;
 pub mod polling;
+pub mod quiet_socket;
 mod session;
 mod shared;
 pub mod signals;

@@ -1,8 +1,10 @@
-//! The session's thread: one connection, one stream. The reader of the stream answers the waiting party
+//! The session: one connection, one stream. The reader of the stream answers the waiting party
 //! itself. A lost session is replaced, what waits is sent again under its old numbers. Beside it a tick
 //! looks after calls that wait for long, whatever the connection does.
 
+use crate::driving;
 use crate::polling::poll;
+use crate::quiet_socket::QuietSocket;
 use crate::shared::Shared;
 use crate::volume::ConnectError;
 use brickfs_common::errno::Errno;
@@ -17,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
@@ -39,35 +43,37 @@ struct Session {
     lease: Duration,
 }
 
-/// Runs until shutdown. The first greeting's outcome goes to `greeted`; without a first session the
-/// thread ends.
-pub fn run(shared: &Arc<Shared>, greeted: &Sender<Result<(), ConnectError>>) {
+/// The session's thread. The first greeting's outcome goes to `greeted`; without a first session the thread
+/// ends, else it runs until shutdown.
+pub fn run(shared: &Arc<Shared>, greeted: &Sender<Result<Arc<Runtime>, ConnectError>>) {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
+        Ok(runtime) => Arc::new(runtime),
         Err(error) => {
             greeted.send(Err(ConnectError::Runtime(error))).ok();
             return;
         }
     };
-    runtime.block_on(async {
-        let session = match greet(shared).await {
-            Ok(session) => session,
-            Err(error) => {
-                greeted.send(Err(error)).ok();
-                return;
-            }
-        };
-        greeted.send(Ok(())).ok();
-        let ticker = tokio::spawn(tick(shared.clone(), session.lease));
-        let polled = shared.clone();
-        let poller = shared.options.poll.then(|| tokio::spawn(async move { poll(&polled.activity).await }));
-        tokio::select! {
-            () = keep_sessions(shared, session) => {}
-            () = shared.stop.notified() => {}
+    let session = match runtime.block_on(greet(shared)) {
+        Ok(session) => session,
+        Err(error) => {
+            greeted.send(Err(error)).ok();
+            return;
         }
-        ticker.abort();
-        poller.inspect(|poller| poller.abort());
-    });
+    };
+    let mut tasks = vec![runtime.spawn(tick(shared.clone(), session.lease))];
+    if shared.options.poll {
+        let polled = shared.clone();
+        tasks.push(runtime.spawn(async move { poll(&polled.activity).await }));
+    }
+    let kept = shared.clone();
+    tasks.push(runtime.spawn(async move { keep_sessions(&kept, session).await }));
+    greeted.send(Ok(runtime.clone())).ok();
+    driving::look_after(shared, &runtime);
+    tasks.iter().for_each(JoinHandle::abort);
+    for task in tasks {
+        // The task's end, which drops what it held; that it was aborted is no news.
+        runtime.block_on(task).ok();
+    }
     shared.fail_all();
 }
 
@@ -124,7 +130,7 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
     let socket = path.to_owned();
     let connector = tower::service_fn(move |_| {
         let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+        async move { tokio::net::UnixStream::connect(socket).await.and_then(QuietSocket::new).map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://brickd")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)

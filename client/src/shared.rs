@@ -16,7 +16,7 @@ use brickfs_proto::convert::fops::call_to_wire;
 use brickfs_proto::v1;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -28,6 +28,18 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// Threads looked at in one tick: each costs two reads of /proc, some 50 us together.
 const LOOKS_MAX: usize = 512;
 
+/// Who runs the session's tasks, see `driving`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Wheel {
+    /// Nobody does.
+    #[default]
+    Free,
+    /// Somebody does.
+    Taken,
+    /// Nobody does, and calls wait: the session's thread has to.
+    Left,
+}
+
 #[derive(Default)]
 struct State {
     pending: PendingTable,
@@ -36,6 +48,7 @@ struct State {
     /// Why there is no session.
     trouble: String,
     last_sent: Option<Instant>,
+    wheel: Wheel,
     is_shut_down: bool,
 }
 
@@ -45,7 +58,10 @@ pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
 /// See the file's head.
 pub struct Shared {
     pub(crate) options: ConnectOptions,
-    pub(crate) stop: Notify,
+    /// No call waits any more, or the volume is shut down.
+    pub(crate) quiet: Notify,
+    /// The wheel was left with calls waiting, or the volume is shut down.
+    wheel_left: Condvar,
     pub(crate) activity: Activity,
     client: ClientId,
     map: RwLock<Option<Arc<VolumeMap>>>,
@@ -59,7 +75,8 @@ impl Shared {
     pub(crate) fn new(options: ConnectOptions) -> Shared {
         Shared {
             options,
-            stop: Notify::new(),
+            quiet: Notify::new(),
+            wheel_left: Condvar::new(),
             activity: Activity::new(),
             client: ClientId(rand::random()),
             map: RwLock::new(None),
@@ -90,7 +107,51 @@ impl Shared {
 
     pub(crate) fn shut_down(&self) {
         self.lock().is_shut_down = true;
-        self.stop.notify_one();
+        self.quiet.notify_one();
+        self.wheel_left.notify_all();
+    }
+
+    /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
+    pub(crate) fn take_wheel(&self) -> bool {
+        let mut state = self.lock();
+        let is_free = !state.is_shut_down && state.pending.len() > 0 && state.wheel == Wheel::Free;
+        if is_free {
+            state.wheel = Wheel::Taken;
+        }
+        is_free
+    }
+
+    /// Leaves the wheel if no call waits.
+    pub(crate) fn leave_wheel_when_quiet(&self) -> bool {
+        let mut state = self.lock();
+        let is_quiet = state.is_shut_down || state.pending.len() == 0;
+        if is_quiet {
+            state.wheel = Wheel::Free;
+        }
+        is_quiet
+    }
+
+    /// Leaves the wheel to the session's thread.
+    pub(crate) fn leave_wheel(&self) {
+        self.lock().wheel = Wheel::Left;
+        self.wheel_left.notify_one();
+    }
+
+    /// Waits until the wheel is left, or has been free for so long, and takes it; false on shutdown.
+    pub(crate) fn wait_for_wheel(&self, patience: Duration) -> bool {
+        let mut state = self.lock();
+        loop {
+            let waits = |state: &mut State| state.wheel != Wheel::Left && !state.is_shut_down;
+            let waited = self.wheel_left.wait_timeout_while(state, patience, waits);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if state.is_shut_down {
+                return false;
+            }
+            if state.wheel != Wheel::Taken {
+                state.wheel = Wheel::Taken;
+                return true;
+            }
+        }
     }
 
     /// The next greeting: one session number higher, with all that is open.
@@ -141,6 +202,9 @@ impl Shared {
         match state.pending.take(reply.request) {
             Some(pending) => {
                 state.opens.answered(pending.open_effect, &reply);
+                if state.pending.len() == 0 {
+                    self.quiet.notify_one();
+                }
                 drop(state);
                 (pending.done)(reply);
             }
@@ -179,7 +243,7 @@ impl Shared {
         let (expired, trouble) = {
             let mut state = self.lock();
             let expired = state.pending.take_expired(now);
-            abandon(&mut state, &expired);
+            self.abandon(&mut state, &expired);
             (expired, state.trouble.clone())
         };
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
@@ -210,10 +274,19 @@ impl Shared {
         let taken = {
             let mut state = self.lock();
             let taken = state.pending.take_of(&interrupted, before);
-            abandon(&mut state, &taken);
+            self.abandon(&mut state, &taken);
             taken
         };
         answer_all(taken, Errno::EINTR);
+    }
+
+    fn abandon(&self, state: &mut State, given_up: &[PendingCall]) {
+        for pending in given_up {
+            state.opens.abandon(pending.call.request, pending.open_effect);
+        }
+        if state.pending.len() == 0 {
+            self.quiet.notify_one();
+        }
     }
 
     /// Any message keeps the client's lease; a silent client sends one.
@@ -280,11 +353,6 @@ impl Shared {
     }
 }
 
-fn abandon(state: &mut State, given_up: &[PendingCall]) {
-    for pending in given_up {
-        state.opens.abandon(pending.call.request, pending.open_effect);
-    }
-}
 
 fn answer_all(calls: Vec<PendingCall>, errno: Errno) {
     for pending in calls {

@@ -1,6 +1,7 @@
 //! A volume as programs use it: operations go in, replies come back; where they go is decided here.
 
 pub use crate::pending::Done;
+use crate::driving;
 use crate::session;
 use crate::shared::Shared;
 use brickfs_common::cluster::map::VolumeMap;
@@ -10,6 +11,7 @@ use brickfs_common::ids::SetId;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 
 /// Where a volume is and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -66,7 +68,10 @@ pub enum ConnectError {
 
 /// A connected volume. Clones share the session.
 #[derive(Clone)]
-pub struct Volume(Arc<Shared>);
+pub struct Volume {
+    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
+}
 
 impl Volume {
     /// Connects and greets; fails at once when no server answers or it refuses.
@@ -79,49 +84,57 @@ impl Volume {
             .spawn(move || session::run(&theirs, &sender))
             .map_err(ConnectError::Runtime)?;
         let gone = || ConnectError::Refused("the session ended before it began".into());
-        greeted.recv().map_err(|_| gone())??;
-        Ok(Volume(shared))
+        let runtime = greeted.recv().map_err(|_| gone())??;
+        Ok(Volume { shared, runtime })
     }
 
     /// The newest volume map.
     pub fn map(&self) -> Arc<VolumeMap> {
-        self.0.known_map().expect("a connected volume has been sent its map")
+        self.shared.known_map().expect("a connected volume has been sent its map")
     }
 
     /// Counts the sessions: what was learned in an earlier one may have changed meanwhile.
     pub fn session(&self) -> u64 {
-        self.0.session()
+        self.shared.session()
     }
 
-    /// Sends an operation to the set that it belongs to; never blocks. `done` runs on the session's
-    /// thread, or here if the call fails at once, and must not block either.
+    /// Sends an operation to the set that it belongs to; never blocks. `done` runs on the thread that
+    /// drives the session, or here if the call fails at once, and must not block either. The operation
+    /// goes out when somebody drives: who submits and is not called by the session calls `drive` after it.
     pub fn submit(&self, caller: Caller, fop: Fop, done: Done) {
-        self.0.submit(caller, fop, done);
+        self.shared.submit(caller, fop, done);
     }
 
     /// Sends an operation to a set.
     pub fn submit_to(&self, set: SetId, caller: Caller, fop: Fop, done: Done) {
-        self.0.submit_to(set, caller, fop, done);
+        self.shared.submit_to(set, caller, fop, done);
     }
 
-    /// Sends an operation and waits for its reply. Not for the session's thread.
+    /// Runs the session on this thread until no operation waits, for a few milliseconds at most, unless
+    /// another thread does. Not for what the session calls.
+    pub fn drive(&self) {
+        driving::drive(&self.shared, &self.runtime);
+    }
+
+    /// Sends an operation and waits for its reply. Not for what the session calls.
     pub fn call(&self, caller: Caller, fop: Fop) -> FopReply {
         let (sender, reply) = mpsc::channel();
         let done = move |reply| {
             sender.send(reply).ok();
         };
         self.submit(caller, fop, Box::new(done));
+        self.drive();
         reply.recv().unwrap_or_else(|_| FopReply::failed(0, Errno::EIO))
     }
 
-    /// Runs `on_tick` on the session's thread several times a second, also while no server answers; it
+    /// Runs `on_tick` on the thread that drives the session several times a second, also while no server answers; it
     /// must not block. The first one stays.
     pub fn on_tick(&self, on_tick: impl Fn(Instant) + Send + Sync + 'static) {
-        self.0.set_on_tick(Box::new(on_tick));
+        self.shared.set_on_tick(Box::new(on_tick));
     }
 
     /// Ends the session; calls that wait fail with EIO.
     pub fn shutdown(&self) {
-        self.0.shut_down();
+        self.shared.shut_down();
     }
 }

@@ -18,8 +18,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use brickfs_client::quiet_socket::QuietSocket;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
@@ -134,7 +136,7 @@ async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -
         .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
         .add_service(manager::service::admin_service(manager))
         .add_service(brick::session::fops_service(host, activity.clone()))
-        .serve_with_incoming(UnixListenerStream::new(listener));
+        .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
     tracing::info!(socket = %config.socket.display(), state = %config.state.display(), "serving");
     let result = tokio::select! {
         ended = server => ended.context("the server ended"),

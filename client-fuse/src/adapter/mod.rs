@@ -17,6 +17,7 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::io;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,29 @@ const BACKGROUND_MAX: u16 = 128;
 
 /// A mounted volume.
 pub struct Mount(pub Arc<Fs>);
+
+impl Mount {
+    fn fs(&self) -> Attended<'_> {
+        Attended(&self.0)
+    }
+}
+
+/// The file system for one request: at its end this thread drives the session, if nobody does.
+struct Attended<'a>(&'a Arc<Fs>);
+
+impl Deref for Attended<'_> {
+    type Target = Arc<Fs>;
+
+    fn deref(&self) -> &Arc<Fs> {
+        self.0
+    }
+}
+
+impl Drop for Attended<'_> {
+    fn drop(&mut self) {
+        self.0.drive();
+    }
+}
 
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid(), pid: request.pid() }
@@ -64,15 +88,15 @@ impl Filesystem for Mount {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.0.look_up(caller(req), parent.0, name.as_bytes(), replies::entry(reply));
+        self.fs().look_up(caller(req), parent.0, name.as_bytes(), replies::entry(reply));
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.0.forget(ino.0, nlookup);
+        self.fs().forget(ino.0, nlookup);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.0.get_attr(caller(req), ino.0, replies::attr(reply));
+        self.fs().get_attr(caller(req), ino.0, replies::attr(reply));
     }
 
     fn setattr(
@@ -102,11 +126,11 @@ impl Filesystem for Mount {
             mtime: mtime.map(set_time),
             kill_suidgid: size.is_some() && req.uid() != 0,
         };
-        self.0.set_attr(caller(req), ino.0, set, replies::attr(reply));
+        self.fs().set_attr(caller(req), ino.0, set, replies::attr(reply));
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
-        self.0.read_link(caller(req), ino.0, replies::data(reply));
+        self.fs().read_link(caller(req), ino.0, replies::data(reply));
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, rdev: u32, reply: ReplyEntry) {
@@ -115,25 +139,25 @@ impl Filesystem for Mount {
             Some(kind) => Making::Record(kind, rdev),
             None => return reply.error(fuse_errno(Errno::EINVAL)),
         };
-        self.0.make(caller(req), at(parent, name), (making, mode & 0o7777, umask), replies::entry(reply));
+        self.fs().make(caller(req), at(parent, name), (making, mode & 0o7777, umask), replies::entry(reply));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
         let making = (Making::Directory, mode & 0o7777, umask);
-        self.0.make(caller(req), at(parent, name), making, replies::entry(reply));
+        self.fs().make(caller(req), at(parent, name), making, replies::entry(reply));
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.unlink(caller(req), parent.0, name.as_bytes(), replies::empty(reply));
+        self.fs().unlink(caller(req), parent.0, name.as_bytes(), replies::empty(reply));
     }
 
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.rmdir(caller(req), parent.0, name.as_bytes(), replies::empty(reply));
+        self.fs().rmdir(caller(req), parent.0, name.as_bytes(), replies::empty(reply));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let target = Bytes::copy_from_slice(target.as_os_str().as_bytes());
-        self.0.make(caller(req), at(parent, name), (Making::Symlink(target), 0o777, 0), replies::entry(reply));
+        self.fs().make(caller(req), at(parent, name), (Making::Symlink(target), 0o777, 0), replies::entry(reply));
     }
 
     fn rename(
@@ -149,18 +173,18 @@ impl Filesystem for Mount {
         match RenameFlags::from_bits(flags.bits()) {
             Ok(flags) => {
                 let (old, new) = (at(parent, name), at(newparent, newname));
-                self.0.rename(caller(req), old, new, flags, replies::empty(reply));
+                self.fs().rename(caller(req), old, new, flags, replies::empty(reply));
             }
             Err(errno) => reply.error(fuse_errno(errno)),
         }
     }
 
     fn link(&self, req: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        self.0.link(caller(req), ino.0, at(newparent, newname), replies::entry(reply));
+        self.fs().link(caller(req), ino.0, at(newparent, newname), replies::entry(reply));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.0.open(caller(req), ino.0, flags.0, replies::opened(reply));
+        self.fs().open(caller(req), ino.0, flags.0, replies::opened(reply));
     }
 
     fn create(
@@ -175,7 +199,7 @@ impl Filesystem for Mount {
     ) {
         let (parent, name) = at(parent, name);
         let creating = Creating { parent, name, perm: mode & 0o7777, umask, flags };
-        self.0.create(caller(req), creating, replies::created(reply));
+        self.fs().create(caller(req), creating, replies::created(reply));
     }
 
     fn read(
@@ -189,7 +213,7 @@ impl Filesystem for Mount {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.0.read(caller(req), ino.0, fh.0, (offset, size), replies::data(reply));
+        self.fs().read(caller(req), ino.0, fh.0, (offset, size), replies::data(reply));
     }
 
     fn write(
@@ -207,11 +231,11 @@ impl Filesystem for Mount {
         let kill_priv = write_flags.contains(fuser::WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let is_writeback = write_flags.contains(fuser::WriteFlags::FUSE_WRITE_CACHE);
         let writing = Writing { ino: ino.0, handle: fh.0, offset, data, kill_priv, is_writeback };
-        self.0.write(caller(req), writing, replies::written(reply));
+        self.fs().write(caller(req), writing, replies::written(reply));
     }
 
     fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.0.flush(caller(req), ino.0, fh.0, replies::empty(reply));
+        self.fs().flush(caller(req), ino.0, fh.0, replies::empty(reply));
     }
 
     fn release(
@@ -226,39 +250,39 @@ impl Filesystem for Mount {
     ) {
         // Nobody waits for it: the kernel sends it in the background.
         reply.ok();
-        self.0.release(ino.0, fh.0);
+        self.fs().release(ino.0, fh.0);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.0.fsync(caller(req), (ino.0, fh.0), datasync, replies::empty(reply));
+        self.fs().fsync(caller(req), (ino.0, fh.0), datasync, replies::empty(reply));
     }
 
     fn opendir(&self, _req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.open_dir(ino.0) {
+        match self.fs().open_dir(ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(errno) => reply.error(fuse_errno(errno)),
         }
     }
 
     fn readdir(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.0.list(caller(req), fh.0, (offset, false), Box::new(replies::Names(reply)));
+        self.fs().list(caller(req), fh.0, (offset, false), Box::new(replies::Names(reply)));
     }
 
     fn readdirplus(&self, req: &Request, _ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectoryPlus) {
-        self.0.list(caller(req), fh.0, (offset, true), Box::new(replies::NamesPlus(reply)));
+        self.fs().list(caller(req), fh.0, (offset, true), Box::new(replies::NamesPlus(reply)));
     }
 
     fn releasedir(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _flags: OpenFlags, reply: ReplyEmpty) {
         reply.ok();
-        self.0.release_dir(fh.0);
+        self.fs().release_dir(fh.0);
     }
 
     fn fsyncdir(&self, req: &Request, ino: INodeNo, _fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        self.0.fsync_dir(caller(req), ino.0, datasync, replies::empty(reply));
+        self.fs().fsync_dir(caller(req), ino.0, datasync, replies::empty(reply));
     }
 
     fn statfs(&self, req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.0.stat_fs(caller(req), replies::space(reply));
+        self.fs().stat_fs(caller(req), replies::space(reply));
     }
 
     fn setxattr(
@@ -272,19 +296,19 @@ impl Filesystem for Mount {
         reply: ReplyEmpty,
     ) {
         let value = Some((value, flags as u32));
-        self.0.set_xattr(caller(req), ino.0, name.as_bytes(), value, replies::empty(reply));
+        self.fs().set_xattr(caller(req), ino.0, name.as_bytes(), value, replies::empty(reply));
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        self.0.get_xattr(caller(req), ino.0, name.as_bytes(), replies::xattr(reply, size));
+        self.fs().get_xattr(caller(req), ino.0, name.as_bytes(), replies::xattr(reply, size));
     }
 
     fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.0.list_xattr(caller(req), ino.0, replies::xattr(reply, size));
+        self.fs().list_xattr(caller(req), ino.0, replies::xattr(reply, size));
     }
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.0.set_xattr(caller(req), ino.0, name.as_bytes(), None, replies::empty(reply));
+        self.fs().set_xattr(caller(req), ino.0, name.as_bytes(), None, replies::empty(reply));
     }
 
     fn fallocate(
@@ -297,7 +321,7 @@ impl Filesystem for Mount {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.0.fallocate(caller(req), (ino.0, fh.0), (offset, length), mode, replies::empty(reply));
+        self.fs().fallocate(caller(req), (ino.0, fh.0), (offset, length), mode, replies::empty(reply));
     }
 
     /// The kernel copies by reading and writing when told that this is not there.
@@ -332,6 +356,6 @@ impl Filesystem for Mount {
     }
 
     fn lseek(&self, req: &Request, ino: INodeNo, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
-        self.0.seek(caller(req), (ino.0, fh.0), (offset, whence), replies::offset(reply));
+        self.fs().seek(caller(req), (ino.0, fh.0), (offset, whence), replies::offset(reply));
     }
 }

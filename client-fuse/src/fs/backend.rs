@@ -10,6 +10,9 @@ pub trait Backend: Send + Sync {
     fn submit(&self, caller: Caller, fop: Fop, done: Done);
     /// Sends an operation to a set.
     fn submit_to(&self, set: SetId, caller: Caller, fop: Fop, done: Done);
+    /// Does on this thread what other threads would have to be woken for: sends what was submitted, hands
+    /// out answers.
+    fn drive(&self);
     /// Number of sets.
     fn set_count(&self) -> usize;
     /// Counts the sessions.
@@ -23,6 +26,10 @@ impl Backend for Volume {
 
     fn submit_to(&self, set: SetId, caller: Caller, fop: Fop, done: Done) {
         Volume::submit_to(self, set, caller, fop, done);
+    }
+
+    fn drive(&self) {
+        Volume::drive(self);
     }
 
     fn set_count(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The file system as the kernel sees it, callable without a mount: questions by inode number come in,
 //! operations on a volume go out, answers go into the closures that came along.
 //!
-//! No method blocks: an answer that is not known here goes out on the volume's session thread.
+//! No method but `drive` blocks: an answer that is not known here goes out where the session is driven.
 //!
 //! Locks: `tables`, `files`, `holds`, `dirs` and `writes` are each held for a few lines, never two at once,
 //! and never while an operation is submitted or an answer is given.
@@ -196,6 +196,11 @@ impl Fs {
             return; // decided before a write that is not done
         }
         lock(&self.tables).learn(attr, asked);
+    }
+
+    /// Called by a thread that has asked and would only wait: see `Backend::drive`.
+    pub fn drive(&self) {
+        self.backend.drive();
     }
 
     /// The kernel forgets `count` lookups of an inode.
