@@ -4,6 +4,7 @@
 //! look takes long, and polling stops for a while. Beside bulk transfers there is nothing to gain.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -11,8 +12,11 @@ use tokio::sync::Notify;
 const QUIET: Duration = Duration::from_micros(100);
 /// A look that took this long means that somebody else wants the CPU.
 const SLOW_LOOK: Duration = Duration::from_micros(300);
-/// For how long polling is off then.
-const PAUSE_BUSY: Duration = Duration::from_millis(300);
+/// For how long polling is off then: the first time, and twice as long each time that it happens again
+/// within a second, because a single slow look may be the host's doing.
+const PAUSE_BUSY_FIRST: Duration = Duration::from_millis(4);
+const PAUSE_BUSY_MAX: Duration = Duration::from_millis(300);
+const PAUSE_BUSY_MEMORY: Duration = Duration::from_secs(1);
 /// A message of this many bytes is part of a bulk transfer, and polling is off for a while.
 const BULK_BYTES: usize = 64 << 10;
 const PAUSE_BULK: Duration = Duration::from_millis(2);
@@ -23,6 +27,8 @@ pub struct Activity {
     /// Until when polling is off, in nanoseconds of this object's life.
     off_until_ns: AtomicU64,
     born: Instant,
+    /// When somebody else wanted the CPU last, and for how long polling was off.
+    last_busy: Mutex<Option<(Instant, Duration)>>,
     is_asleep: AtomicBool,
     wake: Notify,
 }
@@ -40,6 +46,7 @@ impl Activity {
             messages: AtomicU64::new(0),
             off_until_ns: AtomicU64::new(0),
             born: Instant::now(),
+            last_busy: Mutex::new(None),
             is_asleep: AtomicBool::new(false),
             wake: Notify::new(),
         }
@@ -58,6 +65,16 @@ impl Activity {
     fn pause(&self, now: Instant, pause: Duration) {
         let until_ns = self.age_ns(now) + pause.as_nanos() as u64;
         self.off_until_ns.fetch_max(until_ns, Ordering::Relaxed);
+    }
+
+    fn pause_busy(&self, now: Instant) {
+        let mut last = self.last_busy.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = match *last {
+            Some((at, pause)) if now.saturating_duration_since(at) < PAUSE_BUSY_MEMORY => PAUSE_BUSY_MAX.min(pause * 2),
+            _ => PAUSE_BUSY_FIRST,
+        };
+        *last = Some((now, pause));
+        self.pause(now, pause);
     }
 
     fn age_ns(&self, now: Instant) -> u64 {
@@ -86,7 +103,7 @@ async fn poll_until_quiet(activity: &Activity) {
         std::thread::yield_now();
         let after = Instant::now();
         if after - now > SLOW_LOOK {
-            activity.pause(after, PAUSE_BUSY);
+            activity.pause_busy(after);
             return;
         }
         // Lets the runtime look at its sockets and run what is ready.
@@ -111,7 +128,23 @@ mod tests {
         assert!(!activity.is_off(Instant::now()) || activity.off_until_ns.load(Ordering::Relaxed) > 0);
         activity.message(BULK_BYTES);
         assert!(activity.is_off(Instant::now()));
-        assert!(!activity.is_off(Instant::now() + PAUSE_BUSY + PAUSE_BULK));
+        assert!(!activity.is_off(Instant::now() + PAUSE_BUSY_MAX + PAUSE_BULK));
+    }
+
+    #[test]
+    fn polling_is_off_for_longer_the_more_often_others_want_the_cpu() {
+        let activity = Activity::new();
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            activity.pause_busy(now);
+            pauses.push(activity.last_busy.lock().unwrap().unwrap().1.as_millis());
+            assert!(activity.is_off(now) && !activity.is_off(now + PAUSE_BUSY_MAX));
+            now += PAUSE_BUSY_MAX;
+        }
+        assert_eq!(pauses, [4, 8, 16, 32, 64, 128, 256, 300, 300]);
+        activity.pause_busy(now + PAUSE_BUSY_MEMORY);
+        assert!(!activity.is_off(now + PAUSE_BUSY_MEMORY + PAUSE_BUSY_FIRST));
     }
 
     #[tokio::test(flavor = "current_thread")]

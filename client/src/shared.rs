@@ -353,7 +353,6 @@ impl Shared {
     }
 }
 
-
 fn answer_all(calls: Vec<PendingCall>, errno: Errno) {
     for pending in calls {
         let request = pending.call.request;

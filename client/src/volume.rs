@@ -1,7 +1,7 @@
 //! A volume as programs use it: operations go in, replies come back; where they go is decided here.
 
-pub use crate::pending::Done;
 use crate::driving;
+pub use crate::pending::Done;
 use crate::session;
 use crate::shared::Shared;
 use brickfs_common::cluster::map::VolumeMap;
