@@ -51,3 +51,69 @@ async fn until_quiet(shared: &Shared) {
         shared.quiet.notified().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volume::{Caller, ConnectOptions};
+    use brickfs_common::fop::{Fop, FopReply};
+    use brickfs_common::ids::SetId;
+    use std::sync::mpsc;
+    use std::thread;
+
+    fn rig() -> (Arc<Shared>, Runtime) {
+        let options = ConnectOptions { sockets: Vec::new(), volume: String::new(), timeout: None, poll: false };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        (Arc::new(Shared::new(options)), runtime)
+    }
+
+    fn submit(shared: &Shared) -> mpsc::Receiver<FopReply> {
+        let (sender, replies) = mpsc::channel();
+        let done = Box::new(move |reply| drop(sender.send(reply)));
+        shared.submit_to(SetId(0), Caller::default(), Fop::StatFs, done);
+        replies
+    }
+
+    fn reply(request: u64) -> FopReply {
+        FopReply::failed(request, brickfs_common::errno::Errno::ENOENT)
+    }
+
+    #[test]
+    fn one_thread_drives_while_calls_wait_and_no_longer() {
+        let (shared, _) = rig();
+        assert!(!shared.take_wheel(), "nothing waits");
+        let first = submit(&shared);
+        assert!(shared.take_wheel());
+        assert!(!shared.take_wheel(), "somebody has it");
+        let second = submit(&shared);
+        shared.finish(reply(1));
+        assert!(!shared.leave_wheel_when_quiet());
+        shared.finish(reply(2));
+        assert!(shared.leave_wheel_when_quiet());
+        assert!(!shared.take_wheel());
+        assert!(first.try_recv().is_ok() && second.try_recv().is_ok());
+    }
+
+    #[test]
+    fn calls_that_wait_for_long_go_to_the_session_s_thread() {
+        let (shared, runtime) = rig();
+        let replies = submit(&shared);
+        drive(&shared, &runtime);
+        assert!(replies.try_recv().is_err());
+        let runtime = Arc::new(runtime);
+        let session = {
+            let (shared, runtime) = (shared.clone(), runtime.clone());
+            thread::spawn(move || look_after(&shared, &runtime))
+        };
+        // What the session's reader would do, on the thread that drives.
+        let (theirs, sender) = (shared.clone(), runtime.spawn(async {}));
+        runtime.spawn(async move {
+            sender.await.ok();
+            theirs.finish(reply(1));
+        });
+        replies.recv().unwrap();
+        shared.shut_down();
+        session.join().unwrap();
+        assert!(!shared.take_wheel());
+    }
+}
