@@ -29,9 +29,19 @@ pub fn drive(shared: &Shared, runtime: &Runtime) {
     if !shared.take_wheel() {
         return;
     }
+    let wheel = Wheel(shared);
     let quiet = async { tokio::time::timeout(DRIVE_MAX, until_quiet(shared)).await };
-    if runtime.block_on(quiet).is_err() {
-        shared.leave_wheel();
+    if runtime.block_on(quiet).is_ok() {
+        std::mem::forget(wheel);
+    }
+}
+
+/// Left with calls waiting, also when what is called from the session panics.
+struct Wheel<'a>(&'a Shared);
+
+impl Drop for Wheel<'_> {
+    fn drop(&mut self) {
+        self.0.leave_wheel();
     }
 }
 
@@ -39,8 +49,11 @@ pub fn drive(shared: &Shared, runtime: &Runtime) {
 pub fn look_after(shared: &Arc<Shared>, runtime: &Runtime) {
     while shared.wait_for_wheel(LOOK_AFTER) {
         runtime.block_on(async {
-            // Lets the runtime look at its sockets and timers and run what is ready.
-            tokio::task::yield_now().await;
+            // Lets the runtime look at its sockets and timers and run what is ready; some of it, such as a
+            // new connection, goes on in several turns.
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
             until_quiet(shared).await;
         });
     }

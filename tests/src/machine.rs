@@ -5,7 +5,7 @@ use crate::cluster::{Cluster, VOLUME};
 use crate::eventually::eventually_ok;
 use crate::loop_fs::{Kind, LoopFs};
 use crate::mount::Mount;
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use rustix::process::Signal;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,6 +65,8 @@ impl Machine {
         eventually_ok("all bricks are served again", OPEN_TIMEOUT, || {
             let status = self.cluster.status()?;
             ensure!(status["healthy"] == true, "{status:#}");
+            let bricks = status["bricks"].as_array().context("no bricks")?;
+            ensure!(bricks.iter().all(|brick| brick["mending"] == false), "{status:#}");
             Ok(())
         })
     }

@@ -184,6 +184,9 @@ fn describe_status(status: &VolumeStatus) -> String {
         if let Some(error) = &brick.error {
             let _ = writeln!(text, "{}:{}: {error}", brick.node, brick.path);
         }
+        if brick.mending {
+            let _ = writeln!(text, "{}:{}: is looked through after a loss of power", brick.node, brick.path);
+        }
         for damage in &brick.damage {
             let _ = writeln!(text, "{}:{}: damaged: {damage}", brick.node, brick.path);
         }

@@ -175,6 +175,8 @@ pub struct BrickReport {
     pub free_bytes: u64,
     /// What was found damaged, by gfid and path.
     pub damage: Vec<String>,
+    /// It is being looked through for what a loss of power left; it is served meanwhile.
+    pub mending: bool,
 }
 
 /// One option as `volume get` shows it.

@@ -9,7 +9,7 @@
 //!                       +-- not parked --> (nothing)-+
 //! ```
 
-use crate::brick::effect::{Item, Place};
+use crate::brick::effect::{Item, Old, Place};
 use brickfs_common::ids::{Gfid, SetId, TxId};
 use std::collections::HashMap;
 use tokio::sync::oneshot;
@@ -106,6 +106,20 @@ impl Held {
         txs.sort_unstable();
         txs.dedup();
         txs
+    }
+
+    /// Whether any transaction concerns an object, or has done so and may have to undo it.
+    pub fn concerns(&self, gfid: &Gfid) -> bool {
+        let is_it = |item: &Item| match item {
+            Item::Name { new, old, .. } => {
+                new.is_some_and(|claim| claim.gfid == gfid.0)
+                    || matches!(old, Old::Native(other, _) if *other == gfid.0)
+            }
+            Item::Drop { gfid: other, .. } | Item::Move { gfid: other, .. } | Item::Close { gfid: other } => {
+                *other == gfid.0
+            }
+        };
+        self.txs.values().any(|holding| holding.items.iter().any(is_it))
     }
 
     /// Adds items to a transaction. The caller has seen that nothing is in the way.

@@ -52,6 +52,8 @@ pub struct BrickStatus {
     pub free_bytes: u64,
     /// What was found damaged.
     pub damage: Vec<String>,
+    /// It is being looked through for what a loss of power left.
+    pub is_mending: bool,
 }
 
 /// A client's session with one volume.
@@ -85,7 +87,9 @@ impl Host {
     /// Opens and recovers this node's bricks of a volume and serves them.
     pub fn start_volume(&self, map: VolumeMap) -> Vec<BrickStatus> {
         let id = map.id;
-        lock(&self.volumes).insert(id, open_volume(map, self.node));
+        let volume = open_volume(map, self.node);
+        mend_beside(&volume);
+        lock(&self.volumes).insert(id, volume);
         self.volume_status(id)
     }
 
@@ -94,6 +98,9 @@ impl Host {
         if let Some(volume) = lock(&self.volumes).remove(&id) {
             let mut state = volume.lock();
             state.clients.by_id.clear();
+            for engine in state.open_sets().filter(|engine| engine.failed.is_none()) {
+                engine.store.note_clean();
+            }
             for slot in &mut state.sets {
                 *slot = Slot::Failed("the volume is stopped".into());
             }
@@ -187,6 +194,25 @@ impl Host {
     }
 }
 
+/// Looks through a volume on a thread of its own, if power may have been lost.
+fn mend_beside(volume: &Arc<Volume<PosixStore>>) {
+    if !volume.lock().open_sets().any(|engine| engine.store.lost_power()) {
+        return;
+    }
+    let volume = volume.clone();
+    let mend = move || {
+        tracing::info!("power may have been lost: the bricks are looked through");
+        let mended = block_on(volume.mend());
+        tracing::info!(mended, "the bricks have been looked through");
+        for engine in volume.lock().open_sets() {
+            engine.store.note_mended();
+        }
+    };
+    if let Err(error) = std::thread::Builder::new().name("brick-mend".into()).spawn(mend) {
+        tracing::error!("no thread to look through the bricks: {error}");
+    }
+}
+
 /// Clients that are gone are no more waited for after a restart.
 fn forget_ended(volume: &Volume<PosixStore>) {
     let mut state = volume.lock();
@@ -219,6 +245,7 @@ fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixSto
         total_bytes: space.total_bytes,
         free_bytes: space.available_bytes,
         damage: store.as_ref().map(|store| store.damage.clone()).unwrap_or_default(),
+        is_mending: store.as_ref().is_ok_and(|store| store.lost_power()),
         error: store.err().or(failed),
     })
 }

@@ -109,7 +109,8 @@ fn open_set(map: &VolumeMap, set: &SetMap) -> anyhow::Result<(SetEngine<PosixSto
     let (log, mut effects) = EffectLog::open(&path.join(DOT_DIR).join("log"))?;
     let open_error = |error| anyhow::anyhow!("cannot open {}: {error}", path.display());
     let mut store = PosixStore::open(path, set.id, log).map_err(open_error)?;
-    redo_last(&mut store, &mut effects);
+    let lost_power = store.lost_power();
+    redo_last(&mut store, &mut effects, lost_power);
     drop_unchanged(&mut store, set.id).map_err(open_error)?;
     let seq = first_seq(&effects, ThisNode.now());
     let position = Position { epoch: u32::try_from(set.epoch).context("the epoch is out of range")?, seq };

@@ -167,6 +167,7 @@ impl Manager {
                     total_bytes: status.map_or(0, |status| status.total_bytes),
                     free_bytes: status.map_or(0, |status| status.free_bytes),
                     damage: status.map_or_else(Vec::new, |status| status.damage.clone()),
+                    mending: status.is_some_and(|status| status.is_mending),
                 });
             }
         }

@@ -106,6 +106,13 @@ pub trait BrickStore: Send + 'static {
     /// and whether it has all reached the disks.
     fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno>;
 
+    /// The objects whose gfids begin with a byte, and whether they are directories. A directory may have
+    /// gone and left its handle.
+    fn handles(&self, first: u8) -> Result<Vec<(Gfid, bool)>, Errno>;
+
+    /// Gives a file that has a name and no handle its handle back.
+    fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno>;
+
     /// Objects without a name that open handles keep.
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;
     /// Deletes an orphan.

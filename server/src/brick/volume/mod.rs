@@ -16,6 +16,7 @@ pub mod dispatch;
 mod link;
 mod listing;
 mod make;
+mod mend;
 mod names;
 mod peer;
 pub mod recover;

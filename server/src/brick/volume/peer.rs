@@ -3,7 +3,7 @@
 //! node is asked through `World::send`. A set that is asked never asks a third one.
 
 use super::Volume;
-use crate::brick::effect::{CopyOf, Item, Old, Place, Step};
+use crate::brick::effect::{Claim, CopyOf, Item, Old, Place, Step};
 use crate::brick::held::HELD_MAX;
 use crate::brick::meta::{Meta, Position};
 use crate::brick::set::{Look, SetEngine};
@@ -46,6 +46,8 @@ pub enum PeerCall {
     /// The object has lost the name since the dentry set was asked for it: its claim goes, unless something
     /// was done to names there since (`SetEngine::name_changes`).
     DropClaim { place: Place, gfid: Gfid, name_changes: u64 },
+    /// A name without a claim gets one, if it is still what it was when it was looked at.
+    Reclaim { place: Place, old: Old, claim: Claim },
     /// What children of a directory inherit has changed (PROTOCOL 27).
     Inherit { copy: CopyOf },
     /// A directory was renamed at its home (PROTOCOL 26).
@@ -288,6 +290,18 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
                 let step = Step::DropClaim { place: place.clone(), gfid: gfid.0 };
                 set.commit(None, context.now, vec![step], Default::default())?;
             }
+            Ok(PeerReply::Done)
+        }
+        PeerCall::Reclaim { place, old, claim } => {
+            let is_it = old_of(set.look_below(&place.parent(), &place.name)?) == *old;
+            if !is_it || set.held.name_holder(place).is_some() {
+                return Ok(PeerReply::Busy);
+            }
+            let items = vec![Item::Name { place: place.clone(), new: Some(*claim), old: *old }];
+            let (tx, rests) = (TxId([0; 16]), vec![None]);
+            let step = Step::Finish { tx, is_committed: true, items, rests, parts: 0, is_parked: false };
+            set.name_changes += 1;
+            set.commit(None, context.now, vec![step], Default::default())?;
             Ok(PeerReply::Done)
         }
         PeerCall::Inherit { copy } => {

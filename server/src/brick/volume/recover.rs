@@ -3,7 +3,7 @@
 
 use super::peer::TxState;
 use super::{PeerCall, PeerReply, State, Volume};
-use crate::brick::effect::{Effect, Item, Stamp, Step};
+use crate::brick::effect::{Effect, Item, Outcome, Stamp, Step};
 use crate::brick::set::Stage;
 use crate::brick::store::BrickStore;
 use brickfs_common::attr::Timestamp;
@@ -315,17 +315,18 @@ impl<S: BrickStore> crate::brick::set::SetEngine<S> {
 /// The effects of a set's log whose touches may not have reached the homes of the directories: the last,
 /// and, since counts of subdirectories must be right in the end, all that changed one.
 pub fn untold(effects: &[Effect]) -> impl Iterator<Item = &Effect> {
-    let last = effects.iter().map(|effect| effect.position).max();
+    let last = effects.iter().filter(|effect| !effect.steps.is_empty()).map(|effect| effect.position).max();
     let changes_count = |step: &Step| matches!(step, Step::TouchDir { subdirs: Some(_), .. });
     effects.iter().filter(move |effect| Some(effect.position) == last || effect.steps.iter().any(changes_count))
 }
 
 /// Where the order of a set goes on. A power loss may have cut the log below positions that objects carry:
-/// the clock in microseconds, which no set's effects outrun, is above those.
+/// the clock in microseconds, which no set's effects outrun, is above those. There is a gap to what is logged,
+/// by which the effects of two processes are told apart.
 pub fn first_seq(effects: &[Effect], now: Timestamp) -> u64 {
     let logged = effects.iter().map(|effect| effect.position.seq).max().unwrap_or(0);
     let micros = now.sec.saturating_mul(1_000_000).saturating_add(i64::from(now.nsec / 1000));
-    logged.max(u64::try_from(micros).unwrap_or(0))
+    (logged + 1).max(u64::try_from(micros).unwrap_or(0))
 }
 
 /// Takes back commitments whose change here a power loss has lost, after `redo_last` has done what can be
@@ -353,18 +354,40 @@ pub fn drop_unchanged<S: BrickStore>(store: &mut S, set: SetId) -> Result<(), Er
 /// Finishes the effect of a set's log that was cut and says what of the log still counts. After the death of a
 /// process that is the last one; a power loss may leave a log that is newer than the brick, and then it is the
 /// first that the brick has not seen. What comes behind it is lost.
-pub fn redo_last<S: BrickStore>(store: &mut S, effects: &mut Vec<Effect>) {
+pub fn redo_last<S: BrickStore>(store: &mut S, effects: &mut Vec<Effect>, lost_power: bool) {
     let Some(cut) = find_cut(store, effects) else { return };
-    effects.retain(|effect| effect.position <= cut.position);
+    let mut lost: Vec<Effect> = effects.extract_if(.., |effect| effect.position > cut.position).collect();
     match store.redo(&cut) {
         Ok(true) => {}
-        Ok(false) => effects.retain(|effect| effect.position != cut.position),
+        Ok(false) => lost.extend(effects.extract_if(.., |effect| effect.position == cut.position)),
+        // What it stands on is not there either.
+        Err(error) if lost_power => {
+            tracing::info!("the effect {:?} is lost: {error}", cut.position);
+            lost.extend(effects.extract_if(.., |effect| effect.position == cut.position));
+        }
         Err(error) => {
             let gfid = cut.outcome.object.map(|(gfid, _)| Gfid(gfid).to_string()).unwrap_or_default();
             store.report_damage(format!(
                 "the last effect before the restart could not be finished: object {gfid}: {error}"
             ));
         }
+    }
+    write_off(store, effects, lost);
+}
+
+/// What did not happen must not be found in the log again: each of it gets a record that says so, in its
+/// order, with a gap before each, so that nothing behind is taken for a part of what comes.
+fn write_off<S: BrickStore>(store: &mut S, effects: &mut Vec<Effect>, mut lost: Vec<Effect>) {
+    lost.sort_unstable_by_key(|effect| effect.position);
+    let Some(mut position) = lost.last().map(|effect| effect.position) else { return };
+    for effect in lost {
+        position.seq += 2;
+        let outcome = Outcome { aborted: true, ..Outcome::default() };
+        let gone = Effect { position, steps: Vec::new(), outcome, ..effect };
+        if let Err(error) = store.append(&gone) {
+            store.report_damage(format!("an effect that did not happen could not be written off: {error}"));
+        }
+        effects.push(gone);
     }
 }
 
@@ -387,13 +410,16 @@ fn find_cut<S: BrickStore>(store: &mut S, effects: &[Effect]) -> Option<Effect> 
 
 /// Whether the objects of an effect have seen it; `None` if that cannot be seen.
 fn is_applied<S: BrickStore>(store: &mut S, effect: &Effect) -> Option<bool> {
-    let changed = effect.steps.iter().flat_map(|step| match step {
-        Step::Finish { is_committed: true, items, .. } => items.iter().filter_map(moved_object).collect(),
-        step => Vec::from_iter(step.changed_object()),
+    let is_made = |step: &Step| matches!(step, Step::Make { object, .. } if store.meta(&Gfid(object.gfid)).is_ok());
+    if effect.steps.iter().any(is_made) {
+        return Some(true);
+    }
+    let changed = effect.steps.iter().find_map(|step| match step {
+        Step::Finish { is_committed: true, items, .. } => items.iter().find_map(moved_object),
+        step => step.changed_object(),
     });
     // What is gone by now cannot be asked.
-    let position = changed.filter_map(|gfid| store.meta(&gfid).ok()).map(|meta| meta.position).max()?;
-    Some(position >= effect.position)
+    Some(store.meta(&changed?).ok()?.position >= effect.position)
 }
 
 fn moved_object(item: &Item) -> Option<Gfid> {

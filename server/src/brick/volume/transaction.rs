@@ -321,12 +321,19 @@ impl<S: BrickStore> SetEngine<S> {
     fn drop_lost_moves(&mut self, items: &mut Vec<Item>) -> Result<(), Errno> {
         while let Some(Item::Move { gfid, from, to }) = items.last() {
             let gfid = Gfid(*gfid);
-            if self.store.bears(&gfid, &from.parent(), &from.name)?
-                || self.store.bears(&gfid, &to.parent(), &to.name)?
-            {
+            let mut borne = None;
+            for place in [from, to] {
+                if self.store.bears(&gfid, &place.parent(), &place.name)? {
+                    borne = Some(place);
+                }
+            }
+            if let Some(place) = borne {
+                if matches!(self.store.meta(&gfid), Err(Errno::ESTALE)) {
+                    self.store.heal_file_handle(&gfid, &place.parent(), &place.name)?;
+                }
                 break;
             }
-            self.store.report_damage(format!("{gfid} was to be moved and has neither of its names"));
+            tracing::warn!(set = %self.id, %gfid, "what was to be moved has neither of its names: it is lost");
             items.pop();
         }
         Ok(())
@@ -348,6 +355,11 @@ impl<S: BrickStore> SetEngine<S> {
                 Err(error) => return Err(error),
             };
             return Ok(Some(rest));
+        }
+        match self.rest_without(context, &Gfid(*gfid)) {
+            // A power loss has kept the name alone.
+            Err(Errno::ESTALE) => self.store.heal_file_handle(&Gfid(*gfid), &place.parent(), &place.name)?,
+            rest => return rest.map(Some),
         }
         self.rest_without(context, &Gfid(*gfid)).map(Some)
     }

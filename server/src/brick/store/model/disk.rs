@@ -4,7 +4,7 @@
 
 use crate::brick::effect::{Claim, Commitment, Effect, Item};
 use crate::brick::meta::Meta;
-use brickfs_common::attr::Timestamp;
+use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,6 +66,13 @@ impl Fs {
     pub fn names(&self, gfid: &Gfid) -> impl Iterator<Item = &Vec<u8>> {
         let dir = *gfid;
         self.entries.range((dir, Vec::new())..).take_while(move |(spot, _)| spot.0 == dir).map(|(spot, _)| &spot.1)
+    }
+
+    /// Directories that were being made and have got no name lie in `tmp`, which a start empties.
+    pub fn clear_tmp(&mut self) {
+        let placed: BTreeSet<Gfid> = self.entries.values().chain(self.parked.values()).copied().collect();
+        self.inodes
+            .retain(|gfid, inode| inode.meta.kind != Kind::Directory || *gfid == Gfid::ROOT || placed.contains(gfid));
     }
 
     /// Frees a file whose last link has gone.

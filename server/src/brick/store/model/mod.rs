@@ -21,6 +21,9 @@ use disk::{Fs, Inode, Process, SharedDisks, Spot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// Directories that a way up may lead through.
+const DEPTH_MAX: usize = 1000;
+
 /// The parent gfid that stands for `.brickfs/limbo`.
 pub const LIMBO: Gfid = Gfid([0xff; 16]);
 
@@ -55,6 +58,7 @@ impl ModelStore {
                 store.parked_dirs.insert(gfid);
             }
         }
+        store.disks.lock().change(set, Fs::clear_tmp);
         store.heal_limbo();
         store
     }
@@ -71,19 +75,28 @@ impl ModelStore {
 
     /// Finds a directory: ENOENT if this brick has none of that gfid, or not where its handle says.
     fn dir(&mut self, gfid: &Gfid) -> Result<Gfid, Errno> {
-        if self.parked_dirs.contains(gfid) {
-            return Err(Errno::ENOENT);
+        let (mut at, mut way) = (*gfid, Vec::new());
+        loop {
+            if self.parked_dirs.contains(&at) {
+                return Err(Errno::ENOENT);
+            }
+            if at == Gfid::ROOT || at == LIMBO || self.dirs.as_ref().is_some_and(|dirs| dirs.contains(&at)) {
+                break;
+            }
+            let spot = self.fs(|fs| fs.dir_handles.get(&at).cloned()).ok_or(Errno::ENOENT)?;
+            if way.len() >= DEPTH_MAX {
+                return Err(Errno::ENOENT); // handles that a crash left leading in a circle
+            }
+            way.push((at, spot.clone()));
+            at = spot.0;
         }
-        if *gfid == Gfid::ROOT || *gfid == LIMBO || self.dirs.as_ref().is_some_and(|dirs| dirs.contains(gfid)) {
-            return Ok(*gfid);
+        for (gfid, spot) in way.into_iter().rev() {
+            let found = self.fs(|fs| fs.entries.get(&spot).copied()).ok_or(Errno::ENOENT)?;
+            if found != gfid {
+                return Err(Errno::ENOENT); // it has moved, which a crash has kept from its handle
+            }
+            self.keep_dir(&gfid);
         }
-        let spot = self.fs(|fs| fs.dir_handles.get(gfid).cloned()).ok_or(Errno::ENOENT)?;
-        self.dir(&spot.0)?;
-        let found = self.fs(|fs| fs.entries.get(&spot).copied()).ok_or(Errno::ENOENT)?;
-        if found != *gfid {
-            return Err(Errno::ENOENT); // it has moved, which a crash has kept from its handle
-        }
-        self.keep_dir(gfid);
         Ok(*gfid)
     }
 
@@ -302,6 +315,22 @@ impl BrickStore for ModelStore {
     fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         let commits = |fs: &Fs| fs.commits.iter().map(|(tx, (list, flushed))| (*tx, list.clone(), *flushed)).collect();
         Ok(self.fs(commits))
+    }
+
+    fn handles(&self, first: u8) -> Result<Vec<(Gfid, bool)>, Errno> {
+        Ok(self.fs(|fs| {
+            let files = fs.handles.iter().map(|gfid| (*gfid, false));
+            let all = files.chain(fs.dir_handles.keys().map(|gfid| (*gfid, true)));
+            all.filter(|(gfid, _)| gfid.0[0] == first).collect()
+        }))
+    }
+
+    fn heal_file_handle(&mut self, gfid: &Gfid, _parent: &Gfid, _name: &[u8]) -> Result<(), Errno> {
+        let gfid = *gfid;
+        self.call(|fs| {
+            fs.handles.insert(gfid);
+            Ok(())
+        })
     }
 
     fn orphans(&self) -> Result<Vec<Gfid>, Errno> {

@@ -10,6 +10,14 @@ use brickfs_common::ids::Gfid;
 
 impl ModelStore {
     pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        let damage_before = self.damage.len();
+        let redone = self.redo_steps(effect);
+        // What looked damaged on the way is what was cut: it is whole now, or lost with the effect.
+        self.damage.truncate(damage_before);
+        redone
+    }
+
+    fn redo_steps(&mut self, effect: &Effect) -> Result<bool, Errno> {
         let at = effect.stamp();
         for place in effect.steps.iter().flat_map(new_places) {
             // A directory that got there gets the handle that it may not have got.
@@ -19,8 +27,10 @@ impl ModelStore {
             Some(gfid) => self.is_before(&gfid, &at)?,
             None => false,
         };
+        if self.is_past(effect)? {
+            return Ok(false);
+        }
         let mut stands = true;
-        let damage_before = self.damage.len();
         for step in &effect.steps {
             match step {
                 Step::Write { .. } => {}
@@ -49,8 +59,20 @@ impl ModelStore {
                 _ => {}
             }
         }
-        self.damage.truncate(damage_before);
         Ok(stands)
+    }
+
+    fn is_past(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        for step in &effect.steps {
+            let Step::Make { place, object } = step else { continue };
+            if self.is_made(&Gfid(object.gfid), &effect.stamp())? || !self.has_dir(&place.parent())? {
+                continue;
+            }
+            if self.inode(&place.parent())?.mtime > effect.time {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn is_before(&mut self, gfid: &Gfid, at: &Stamp) -> Result<bool, Errno> {

@@ -4,7 +4,7 @@
 //! position comes after it.
 
 use super::records::dir_handle_text;
-use super::{PosixStore, dir_handle_path, errno, handle_path, limbo_gfid, open_dir, proc_path};
+use super::{DEPTH_MAX, PosixStore, dir_handle_path, errno, handle_path, limbo_gfid, open_dir, proc_path};
 use crate::brick::effect::{CopyOf, NewObject, Place, Rest, Stamp, Step};
 use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_XATTR, Meta};
 use crate::brick::store::BrickStore as _;
@@ -34,9 +34,6 @@ pub(super) fn unless(result: Result<(), Sys>, done: Sys) -> Result<(), Errno> {
         other => other.map_err(errno),
     }
 }
-
-/// Directories that a way up may lead through; a bound for damaged handles, not for users.
-const DEPTH_MAX: usize = 100_000;
 
 impl PosixStore {
     pub(super) fn apply_step(&mut self, step: &Step, at: &Stamp) -> Result<(), Errno> {

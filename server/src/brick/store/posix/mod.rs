@@ -13,6 +13,7 @@
 //! `redo` finishes what a crash cut.
 
 mod apply;
+mod mounted;
 mod records;
 mod redo;
 mod transactions;
@@ -40,6 +41,8 @@ const DIR_CACHE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const FILE_CACHE: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
 /// Records of objects kept in memory.
 const META_CACHE: NonZeroUsize = NonZeroUsize::new(65536).expect("not zero");
+/// Directories that a way up may lead through; a bound for damaged handles, not for users.
+const DEPTH_MAX: usize = 100_000;
 /// Lines about damage that are kept for `volume status`.
 const DAMAGE_LINES_MAX: usize = 100;
 /// Directories that are shown above a name in a message.
@@ -62,6 +65,8 @@ pub struct PosixStore {
     pub path: PathBuf,
     /// Device number of the brick's file system: bricks of one device share journal and power loss.
     pub device: u64,
+    /// See `mounted`.
+    lost_power: bool,
     /// What was found damaged, newest last.
     pub damage: Vec<String>,
     log: EffectLog,
@@ -139,6 +144,7 @@ impl PosixStore {
             path: path.to_owned(),
             device,
             log,
+            lost_power: false,
             damage: Vec::new(),
             pending: sub(b"pending")?,
             commits: sub(b"commits")?,
@@ -160,6 +166,8 @@ impl PosixStore {
             made_buckets: HashSet::new(),
             bucket: (rand::random(), 0),
         };
+        store.lost_power = store.look_at_mount()?;
+        store.clear_tmp()?;
         store.count_parked_links()?;
         store.heal_limbo()?;
         Ok(store)
@@ -172,31 +180,40 @@ impl PosixStore {
 
     /// An open descriptor of a directory: ENOENT if this brick has none of that gfid.
     pub fn dir(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
-        if *gfid == Gfid::ROOT {
-            return Ok(self.root.clone());
-        }
-        if self.parked_dirs.contains(gfid) {
-            return Err(Errno::ENOENT);
-        }
-        if let Some(fd) = self.dirs.get(gfid) {
-            return Ok(fd.clone());
-        }
-        let (parent, name) = self.dir_place(gfid)?.ok_or(Errno::ENOENT)?;
-        let fd = if parent == limbo_gfid() {
-            open_dir(self.limbo.as_fd(), &name)?
-        } else {
-            let parent_fd = self.dir(&parent)?;
-            open_dir(parent_fd.as_fd(), &name)?
+        // Up to what is open, then down again.
+        let (mut at, mut way) = (*gfid, Vec::new());
+        let mut fd = loop {
+            if at == Gfid::ROOT {
+                break self.root.clone();
+            }
+            if self.parked_dirs.contains(&at) {
+                return Err(Errno::ENOENT);
+            }
+            if let Some(fd) = self.dirs.get(&at) {
+                break fd.clone();
+            }
+            let (parent, name) = self.dir_place(&at)?.ok_or(Errno::ENOENT)?;
+            if way.len() >= DEPTH_MAX {
+                return Err(Errno::ENOENT); // handles that a crash left leading in a circle
+            }
+            way.push((at, name));
+            if parent == limbo_gfid() {
+                break Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?);
+            }
+            at = parent;
         };
-        let meta = read_meta_of_dir(fd.as_fd())?;
-        if meta.gfid != *gfid {
-            // It has moved, which a crash has kept from its handle: see `heal_dir_handle`.
-            tracing::info!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid);
-            return Err(Errno::ENOENT);
+        for (gfid, name) in way.into_iter().rev() {
+            let next = open_dir(fd.as_fd(), &name)?;
+            let meta = read_meta_of_dir(next.as_fd())?;
+            if meta.gfid != gfid {
+                // It has moved, which a crash has kept from its handle: see `heal_dir_handle`.
+                tracing::info!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid);
+                return Err(Errno::ENOENT);
+            }
+            fd = Arc::new(next);
+            self.metas.put(gfid, meta);
+            self.dirs.put(gfid, fd.clone());
         }
-        let fd = Arc::new(fd);
-        self.metas.put(*gfid, meta);
-        self.dirs.put(*gfid, fd.clone());
         Ok(fd)
     }
 
@@ -245,6 +262,19 @@ impl PosixStore {
         }
         tracing::warn!(brick = %self.path.display(), gfid = %meta.gfid, "the handle of a directory was missing");
         self.put_dir_handle(&meta.gfid, parent, name)
+    }
+
+    /// What a process that died was making.
+    fn clear_tmp(&self) -> Result<(), Errno> {
+        for name in self.own_names(self.tmp.as_fd())? {
+            match rustix::fs::unlinkat(&self.tmp, &name[..], AtFlags::REMOVEDIR) {
+                Err(rustix::io::Errno::NOTDIR) => {
+                    rustix::fs::unlinkat(&self.tmp, &name[..], AtFlags::empty()).map_err(errno)?;
+                }
+                other => other.map_err(errno)?,
+            }
+        }
+        Ok(())
     }
 
     /// A crash may have kept a copy's way into the limbo from its handle.
@@ -564,6 +594,32 @@ impl BrickStore for PosixStore {
 
     fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         self.read_commits()
+    }
+
+    fn handles(&self, first: u8) -> Result<Vec<(Gfid, bool)>, Errno> {
+        let bucket = match open_dir(self.handles.as_fd(), format!("{first:02x}").as_bytes()) {
+            Ok(bucket) => bucket,
+            Err(Errno::ENOENT) => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for second in self.own_names(bucket.as_fd())? {
+            let names = self.own_names(open_dir(bucket.as_fd(), &second)?.as_fd())?;
+            found.extend(names.iter().filter_map(|name| {
+                let name = std::str::from_utf8(name).ok()?;
+                let (hex, is_dir) = name.strip_suffix(".d").map_or((name, false), |hex| (hex, true));
+                Some((hex.parse().ok()?, is_dir))
+            }));
+        }
+        Ok(found)
+    }
+
+    fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
+        let dir = self.dir(parent)?;
+        match rustix::fs::linkat(&*dir, name, &self.handles, handle_path(gfid), AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(errno(error)),
+        }
     }
 
     fn orphans(&self) -> Result<Vec<Gfid>, Errno> {

@@ -9,12 +9,21 @@ use super::{PosixStore, errno};
 use crate::brick::effect::{Effect, Item, Place, Stamp, Step};
 use crate::brick::meta::Meta;
 use crate::brick::store::BrickStore as _;
-use brickfs_common::attr::Kind;
+use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::Gfid;
+use rustix::fd::AsFd;
 
 impl PosixStore {
     pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        let damage_before = self.damage.len();
+        let redone = self.redo_steps(effect);
+        // What looked damaged on the way is what was cut: it is whole now, or lost with the effect.
+        self.damage.truncate(damage_before);
+        redone
+    }
+
+    fn redo_steps(&mut self, effect: &Effect) -> Result<bool, Errno> {
         let at = effect.stamp();
         for place in effect.steps.iter().flat_map(new_places) {
             // A directory that got there gets the handle that it may not have got.
@@ -24,8 +33,10 @@ impl PosixStore {
             Some(gfid) => self.is_before(&gfid, &at)?,
             None => false,
         };
+        if self.is_past(effect)? {
+            return Ok(false);
+        }
         let mut stands = true;
-        let damage_before = self.damage.len();
         for step in &effect.steps {
             match step {
                 Step::Write { .. } => stands &= self.redo_write(step, &at)?,
@@ -54,9 +65,26 @@ impl PosixStore {
                 _ => {}
             }
         }
-        // What looked damaged on the way is what was cut, and is whole now.
-        self.damage.truncate(damage_before);
         Ok(stands)
+    }
+
+    /// Whether the effect made something that is not here although its directory has been changed since: a
+    /// power loss has kept what removed it, and not the log of that. Where it is the directory's time that was
+    /// set to come, nothing is lost: nobody was answered before all of the effect was done, and who asks again
+    /// has it done.
+    fn is_past(&mut self, effect: &Effect) -> Result<bool, Errno> {
+        for step in &effect.steps {
+            let Step::Make { place, object } = step else { continue };
+            if self.is_made(&Gfid(object.gfid), &effect.stamp())? {
+                continue;
+            }
+            match self.dir(&place.parent()) {
+                Ok(dir) if modified(&*dir)? > effect.time => return Ok(true),
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the object is here and has not seen this effect nor a later one.
@@ -122,6 +150,11 @@ impl PosixStore {
         }
         Ok(false)
     }
+}
+
+fn modified(dir: impl AsFd) -> Result<Timestamp, Errno> {
+    let stat = rustix::fs::fstat(dir).map_err(errno)?;
+    Ok(Timestamp { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 })
 }
 
 /// The places that a step moves directories to.

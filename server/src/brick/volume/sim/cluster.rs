@@ -28,6 +28,8 @@ pub struct Node {
     /// It has recovered and serves clients.
     pub is_serving: Arc<AtomicBool>,
     pub is_paused: bool,
+    /// Power was lost since it was last started.
+    pub lost_power: bool,
 }
 
 /// Whether a task can go on.
@@ -94,7 +96,13 @@ impl Cluster {
             disks.lock().add(set, device, root_inode(set, shape.root_home));
         }
         let node_count = shape.node_of.iter().max().map_or(0, |last| last + 1);
-        let node = |_| Node { volume: None, process: Arc::default(), is_serving: Arc::default(), is_paused: false };
+        let node = |_| Node {
+            volume: None,
+            process: Arc::default(),
+            is_serving: Arc::default(),
+            is_paused: false,
+            lost_power: false,
+        };
         let mut cluster = Cluster {
             shared: Arc::new(Shared::new(shape.seed)),
             map: volume_map(&shape),
@@ -146,9 +154,13 @@ impl Cluster {
         let Some((volume, last)) = self.open(node) else { return };
         self.nodes[node].volume = Some(volume.clone());
         let is_serving = self.nodes[node].is_serving.clone();
+        let lost_power = std::mem::take(&mut self.nodes[node].lost_power);
         let recover = async move {
             volume.recover(last).await;
             is_serving.store(true, Ordering::Relaxed);
+            if lost_power {
+                volume.mend().await;
+            }
         };
         self.spawn(node, "recover".into(), Box::pin(recover));
         for other in (0..self.nodes.len()).filter(|other| *other != node) {
@@ -160,6 +172,19 @@ impl Cluster {
     pub fn recover(&mut self, node: usize) {
         if let Some(volume) = self.nodes[node].volume.clone() {
             self.spawn(node, "recover again".into(), Box::pin(async move { volume.recover(Vec::new()).await }));
+        }
+    }
+
+    /// A live node looks for what a loss of power has left.
+    pub fn mend(&mut self, node: usize) {
+        if let Some(volume) = self.nodes[node].volume.clone() {
+            self.spawn(
+                node,
+                "mend".into(),
+                Box::pin(async move {
+                    volume.mend().await;
+                }),
+            );
         }
     }
 
@@ -188,7 +213,7 @@ impl Cluster {
             }
             let mut effects = self.disks.lock().log(set);
             let mut store = ModelStore::open(set, self.disks.clone(), process.clone(), keeps_dirs);
-            redo_last(&mut store, &mut effects);
+            redo_last(&mut store, &mut effects, self.nodes[node].lost_power);
             let dropped = drop_unchanged(&mut store, set);
             let seq = first_seq(&effects, world.now());
             if process.is_dead() {
@@ -227,6 +252,14 @@ impl Cluster {
         });
     }
 
+    /// All disks are flushed.
+    pub fn flush(&mut self) {
+        let devices: Vec<u64> = self.set_ids().map(|set| self.disks.lock().device(set)).collect();
+        for device in devices {
+            self.disks.lock().flush(device);
+        }
+    }
+
     /// The node dies and its disks forget what they have not flushed.
     pub fn lose_power(&mut self, node: usize) {
         self.kill(node);
@@ -237,6 +270,7 @@ impl Cluster {
             let rng = &mut self.rng;
             self.disks.lock().lose_power(device, |count| rng.below(count));
         }
+        self.nodes[node].lost_power = true;
         self.shared.note(|| format!("node {node} has lost power"));
     }
 

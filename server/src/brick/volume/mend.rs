@@ -1,0 +1,245 @@
+//! What a loss of power leaves that no record tells of, found by looking (PROTOCOL 8, 19). Names and files
+//! that were not flushed may be gone or back, on each disk for itself; what was flushed is there. So that
+//! nothing invisible stays: every object has a name, every name its claim, every copy of a directory a
+//! home that knows it, and directories count their subdirectories right.
+//!
+//! Runs beside all operations: one object at a time is looked at and changed under the volume's lock, by
+//! effects like any other; what a transaction holds is left to it, and looked at again in the next pass.
+
+use super::names::Seen;
+use super::{PeerCall, PeerReply, Volume};
+use crate::brick::effect::{Claim, Old, Place, Step};
+use crate::brick::meta::Meta;
+use crate::brick::store::BrickStore;
+use brickfs_common::attr::{Kind, Timestamp};
+use brickfs_common::errno::Errno;
+use brickfs_common::fop::ObjectRef;
+use brickfs_common::ids::{Gfid, SetId};
+use brickfs_common::name::Name;
+
+/// What was mended may let other things be seen; this many times is looked.
+const PASSES_MAX: usize = 6;
+/// A place that is nowhere: of a file without a name.
+const NOWHERE: Place = Place { parent: [0; 16], name: Vec::new() };
+
+impl<S: BrickStore> Volume<S> {
+    /// Looks through the bricks of this node, until there is nothing to mend; answers how much there was.
+    pub async fn mend(&self) -> usize {
+        let mut total = 0;
+        for _ in 0..PASSES_MAX {
+            // What transactions parked is given back or let go first.
+            for _ in 0..3 {
+                self.pass_barriers().await;
+            }
+            let mut mended = 0;
+            let sets: Vec<SetId> = self.lock().open_sets().map(|engine| engine.id).collect();
+            for set in sets {
+                match self.mend_set(set).await {
+                    Ok(count) => mended += count,
+                    Err(error) => tracing::warn!(%set, "a brick could not be looked through: {error}"),
+                }
+            }
+            if mended == 0 {
+                break;
+            }
+            total += mended;
+        }
+        total
+    }
+
+    async fn mend_set(&self, set: SetId) -> Result<usize, Errno> {
+        let mut mended = self.mend_dir(set, Gfid::ROOT).await?;
+        for first in 0..=u8::MAX {
+            let handles = self.lock().set(set)?.store.handles(first)?;
+            for (gfid, is_dir) in handles {
+                let count = if is_dir { self.mend_dir(set, gfid).await } else { self.mend_file(set, gfid) };
+                match count {
+                    Ok(count) => mended += count,
+                    Err(error) => tracing::warn!(%set, %gfid, "an object could not be mended: {error}"),
+                }
+            }
+        }
+        Ok(mended)
+    }
+
+    /// A file without a name was being made, or removed.
+    fn mend_file(&self, set: SetId, gfid: Gfid) -> Result<usize, Errno> {
+        let mut state = self.lock();
+        let context = state.peer_context();
+        let engine = state.set(set)?;
+        if engine.held.concerns(&gfid) {
+            return Ok(0);
+        }
+        match engine.store.link_count(&gfid) {
+            Ok(0) => {}
+            Ok(_) | Err(Errno::ESTALE) => return Ok(0),
+            Err(error) => return Err(error),
+        }
+        let rest = engine.rest_without(&context, &gfid)?;
+        let unlink = Step::Unlink { gfid: gfid.0, place: NOWHERE, rest };
+        tracing::info!(%set, %gfid, "a file that a loss of power left without a name goes");
+        state.commit(set, None, context.now, vec![unlink], Default::default())?;
+        Ok(1)
+    }
+
+    async fn mend_dir(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+        let home = {
+            let mut state = self.lock();
+            let now = state.now();
+            let engine = state.set(set)?;
+            if engine.held.concerns(&dir) {
+                return Ok(0);
+            }
+            if !engine.store.has_dir(&dir)? {
+                engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
+                return Ok(1);
+            }
+            if dir == Gfid::ROOT { state.map.root_home } else { engine.store.meta(&dir)?.home }
+        };
+        if home != set && dir != Gfid::ROOT {
+            match self.peer(home, PeerCall::GetAttr { gfid: dir }).await? {
+                PeerReply::Attr(Some(attr)) if attr.home == home => {}
+                PeerReply::Attr(_) => return self.mend_dead_copy(set, dir),
+                _ => return Err(Errno::EPROTO),
+            }
+        }
+        let mut mended = 0;
+        let names = self.lock().set(set)?.store.names(&dir)?;
+        for name in names {
+            mended += self.mend_name(set, dir, name).await?;
+        }
+        mended += self.mend_count(set, ObjectRef { gfid: dir, home }).await?;
+        Ok(mended)
+    }
+
+    /// The home has removed the directory: then it was empty, and what is in it here had been removed before.
+    fn mend_dead_copy(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+        let mut state = self.lock();
+        let names = state.set(set)?.store.names(&dir)?;
+        for name in names {
+            let Some(meta) = state.set(set)?.native(&dir, &name)? else { continue };
+            drop_native(&mut state, set, Place { parent: dir.0, name }, &meta)?;
+        }
+        let now = state.now();
+        let engine = state.set(set)?;
+        if engine.has_entries(&dir)? || engine.held.concerns(&dir) {
+            return Ok(0);
+        }
+        engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
+        Ok(1)
+    }
+
+    /// An object that is homed here and named by another set needs that set's claim.
+    async fn mend_name(&self, set: SetId, dir: Gfid, text: Vec<u8>) -> Result<usize, Errno> {
+        let meta = {
+            let mut state = self.lock();
+            let engine = state.set(set)?;
+            let Some(meta) = engine.native(&dir, &text)? else { return Ok(0) };
+            if meta.kind != Kind::Directory && matches!(engine.store.link_count(&meta.gfid), Err(Errno::ESTALE)) {
+                tracing::info!(%set, gfid = %meta.gfid, "a file gets its handle back");
+                engine.store.heal_file_handle(&meta.gfid, &dir, &text)?;
+            }
+            meta
+        };
+        let name = Name::new(text)?;
+        let place = Place::new(dir, &name);
+        let dentry_set = self.lock().dentry_set(&dir, &name);
+        if dentry_set == set {
+            return Ok(0);
+        }
+        let PeerReply::Name { old, .. } = self.peer(dentry_set, PeerCall::Look { place: place.clone() }).await? else {
+            return Err(Errno::EPROTO);
+        };
+        let own = Claim { gfid: meta.gfid.0, home: set };
+        let is_hidden = match old {
+            Old::Claim(claim) if claim == own => return Ok(0),
+            Old::Claim(claim) => matches!(self.confirm(dir, &name, claim, 0).await?, Seen::Found(_)),
+            Old::Native(..) => true,
+            Old::Absent => false,
+        };
+        {
+            let mut state = self.lock();
+            let engine = state.set(set)?;
+            if engine.held.concerns(&meta.gfid) || !engine.store.bears(&meta.gfid, &dir, name.as_bytes())? {
+                return Ok(0);
+            }
+            if is_hidden {
+                return drop_native(&mut state, set, place, &meta);
+            }
+        }
+        tracing::info!(%set, gfid = %meta.gfid, "a name that a loss of power left without a claim gets it back");
+        match self.peer(dentry_set, PeerCall::Reclaim { place, old, claim: own }).await? {
+            PeerReply::Done => Ok(1),
+            _ => Ok(0),
+        }
+    }
+
+    /// Subdirectories are counted where they are homed, and told to the directory's home.
+    async fn mend_count(&self, set: SetId, dir: ObjectRef) -> Result<usize, Errno> {
+        let (count, mut mended, spread) = {
+            let mut state = self.lock();
+            let now = state.now();
+            let engine = state.set(set)?;
+            if !engine.store.has_dir(&dir.gfid)? {
+                return Ok(0);
+            }
+            let mut count = 0;
+            for name in engine.store.names(&dir.gfid)? {
+                count += u32::from(engine.native(&dir.gfid, &name)?.is_some_and(|meta| meta.kind == Kind::Directory));
+            }
+            let meta = engine.store.meta(&dir.gfid)?;
+            let is_wrong = meta.subdirs != count;
+            if is_wrong {
+                let touch = Step::TouchDir { gfid: dir.gfid.0, subdirs: Some(count) };
+                engine.commit(None, now, vec![touch], Default::default())?;
+            }
+            (count, usize::from(is_wrong), if dir.home == set { meta.spread } else { Vec::new() })
+        };
+        if dir.home != set {
+            let touch = PeerCall::Touch { dir: dir.gfid, set, time: Timestamp::default(), subdirs: Some(count) };
+            self.peer(dir.home, touch).await?;
+        }
+        for (other, told) in spread {
+            if told > 0
+                && let PeerReply::HasDir { has_it: false, .. } =
+                    self.peer(other, PeerCall::HasDir { dir: dir.gfid }).await?
+            {
+                self.lock().set(set)?.store.touch_from(&dir.gfid, other, Timestamp::default(), Some(0))?;
+                mended += 1;
+            }
+        }
+        Ok(mended)
+    }
+}
+
+/// Takes away a name that leads nowhere, with what has no other one. A directory that is not empty stays,
+/// and is reported.
+fn drop_native<S: BrickStore>(
+    state: &mut super::State<S>,
+    set: SetId,
+    place: Place,
+    meta: &Meta,
+) -> Result<usize, Errno> {
+    let context = state.peer_context();
+    let engine = state.set(set)?;
+    if engine.held.concerns(&meta.gfid) {
+        return Ok(0);
+    }
+    let (step, delta) = if meta.kind == Kind::Directory {
+        if engine.has_entries(&meta.gfid)? {
+            let path = engine.store.shown_path(&place.parent(), &place.name);
+            engine.store.report_damage(format!("{path}: directory {} has lost this name to another", meta.gfid));
+            return Ok(0);
+        }
+        (Step::RemoveDir { gfid: meta.gfid.0 }, -1)
+    } else {
+        let rest = engine.rest_without(&context, &meta.gfid)?;
+        (Step::Unlink { gfid: meta.gfid.0, place: place.clone(), rest }, 0)
+    };
+    let path = engine.store.shown_path(&place.parent(), &place.name);
+    tracing::info!(%set, gfid = %meta.gfid, "a name that a loss of power brought back goes: {path}");
+    let mut steps = vec![step];
+    steps.extend(engine.touch_steps(&[(place.parent(), delta)])?);
+    state.commit(set, None, context.now, steps, Default::default())?;
+    Ok(1)
+}
