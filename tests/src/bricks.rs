@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The directory of BrickFS at a brick's root.
 pub const DOT_DIR: &str = ".brickfs";
 /// What stays in it for good. Everything else there is work that is not finished.
-const LASTING: [&str; 5] = ["format", "log", "handles", "claims", "clients"];
+const LASTING: [&str; 6] = ["format", "log", "handles", "claims", "clients", "mounted"];
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
 const SHOWN: usize = 10;
 

@@ -110,6 +110,8 @@ pub trait BrickStore: Send + 'static {
     /// gone and left its handle.
     fn handles(&self, first: u8) -> Result<Vec<(Gfid, bool)>, Errno>;
 
+    /// The directories that claims of names in them are kept for.
+    fn claim_parents(&self) -> Result<Vec<Gfid>, Errno>;
     /// Gives a file that has a name and no handle its handle back.
     fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno>;
 

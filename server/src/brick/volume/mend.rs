@@ -26,7 +26,7 @@ impl<S: BrickStore> Volume<S> {
     /// Looks through the bricks of this node, until there is nothing to mend; answers how much there was.
     pub async fn mend(&self) -> usize {
         let mut total = 0;
-        for _ in 0..PASSES_MAX {
+        for pass in 0..PASSES_MAX {
             // What transactions parked is given back or let go first.
             for _ in 0..3 {
                 self.pass_barriers().await;
@@ -34,32 +34,60 @@ impl<S: BrickStore> Volume<S> {
             let mut mended = 0;
             let sets: Vec<SetId> = self.lock().open_sets().map(|engine| engine.id).collect();
             for set in sets {
-                match self.mend_set(set).await {
+                match self.mend_set(set, pass > 0).await {
                     Ok(count) => mended += count,
                     Err(error) => tracing::warn!(%set, "a brick could not be looked through: {error}"),
                 }
             }
-            if mended == 0 {
+            total += mended;
+            if mended == 0 && pass > 0 {
                 break;
             }
-            total += mended;
         }
         total
     }
 
-    async fn mend_set(&self, set: SetId) -> Result<usize, Errno> {
-        let mut mended = self.mend_dir(set, Gfid::ROOT).await?;
+    /// `again`: all names have been looked at once, so that directories which moved have their handles.
+    async fn mend_set(&self, set: SetId, again: bool) -> Result<usize, Errno> {
+        let mut mended = self.mend_dir(set, Gfid::ROOT, again).await?;
         for first in 0..=u8::MAX {
             let handles = self.lock().set(set)?.store.handles(first)?;
             for (gfid, is_dir) in handles {
-                let count = if is_dir { self.mend_dir(set, gfid).await } else { self.mend_file(set, gfid) };
+                let count = if is_dir { self.mend_dir(set, gfid, again).await } else { self.mend_file(set, gfid) };
                 match count {
                     Ok(count) => mended += count,
                     Err(error) => tracing::warn!(%set, %gfid, "an object could not be mended: {error}"),
                 }
             }
         }
+        let claimed = self.lock().set(set)?.store.claim_parents()?;
+        for dir in claimed {
+            mended += self.mend_claims(set, dir).await?;
+        }
         Ok(mended)
+    }
+
+    /// Claims in a directory that no set knows go.
+    async fn mend_claims(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+        if dir == Gfid::ROOT || self.lock().set(set)?.store.has_dir(&dir)? {
+            return Ok(0);
+        }
+        let all: Vec<SetId> = self.lock().set_ids().collect();
+        for other in all {
+            if let PeerReply::Attr(Some(attr)) = self.peer(other, PeerCall::GetAttr { gfid: dir }).await?
+                && attr.home == other
+            {
+                return Ok(0);
+            }
+        }
+        let mut state = self.lock();
+        let now = state.now();
+        let engine = state.set(set)?;
+        if engine.store.has_dir(&dir)? || !engine.held.holders_in(&dir).is_empty() || engine.held.concerns(&dir) {
+            return Ok(0);
+        }
+        engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
+        Ok(1)
     }
 
     /// A file without a name was being made, or removed.
@@ -82,7 +110,7 @@ impl<S: BrickStore> Volume<S> {
         Ok(1)
     }
 
-    async fn mend_dir(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+    async fn mend_dir(&self, set: SetId, dir: Gfid, again: bool) -> Result<usize, Errno> {
         let home = {
             let mut state = self.lock();
             let now = state.now();
@@ -91,6 +119,9 @@ impl<S: BrickStore> Volume<S> {
                 return Ok(0);
             }
             if !engine.store.has_dir(&dir)? {
+                if !again {
+                    return Ok(0);
+                }
                 engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
                 return Ok(1);
             }
@@ -112,12 +143,19 @@ impl<S: BrickStore> Volume<S> {
         Ok(mended)
     }
 
-    /// The home has removed the directory: then it was empty, and what is in it here had been removed before.
+    /// The home does not know the directory: removed, then it was empty and what is in it here had been removed
+    /// before; or the home's brick is older than it should be. So what holds data stays, and is reported.
     fn mend_dead_copy(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
         let mut state = self.lock();
         let names = state.set(set)?.store.names(&dir)?;
         for name in names {
-            let Some(meta) = state.set(set)?.native(&dir, &name)? else { continue };
+            let engine = state.set(set)?;
+            let Some(meta) = engine.native(&dir, &name)? else { continue };
+            if meta.kind == Kind::File && engine.store.attr(&meta.gfid).is_ok_and(|attr| attr.size > 0) {
+                let path = engine.store.shown_path(&dir, &name);
+                engine.store.report_damage(format!("{path}: file {} is in a directory that is no more", meta.gfid));
+                continue;
+            }
             drop_native(&mut state, set, Place { parent: dir.0, name }, &meta)?;
         }
         let now = state.now();

@@ -325,6 +325,11 @@ impl BrickStore for ModelStore {
         }))
     }
 
+    fn claim_parents(&self) -> Result<Vec<Gfid>, Errno> {
+        let parents: BTreeSet<Gfid> = self.fs(|fs| fs.claims.keys().map(|spot| spot.0).collect());
+        Ok(parents.into_iter().collect())
+    }
+
     fn heal_file_handle(&mut self, gfid: &Gfid, _parent: &Gfid, _name: &[u8]) -> Result<(), Errno> {
         let gfid = *gfid;
         self.call(|fs| {

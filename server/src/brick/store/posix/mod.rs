@@ -614,6 +614,11 @@ impl BrickStore for PosixStore {
         Ok(found)
     }
 
+    fn claim_parents(&self) -> Result<Vec<Gfid>, Errno> {
+        let names = self.own_names(self.claims.as_fd())?;
+        Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok()).collect())
+    }
+
     fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
         let dir = self.dir(parent)?;
         match rustix::fs::linkat(&*dir, name, &self.handles, handle_path(gfid), AtFlags::empty()) {

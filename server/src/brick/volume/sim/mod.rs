@@ -275,10 +275,9 @@ fn env_number(key: &str) -> Option<u64> {
     std::env::var(key).ok()?.parse().ok()
 }
 
-/// What a loss of power excuses: that what was not flushed is gone, or back, though its request was answered;
-/// and claims in a directory that is gone, which no one can see.
+/// What a loss of power excuses: that what was not flushed is gone, or back, though its request was answered.
 fn is_loss(finding: &str) -> bool {
-    finding.ends_with("is lost (N3)") || finding.starts_with("Call {") || finding.ends_with("which is no more")
+    finding.ends_with("is lost (N3)") || finding.starts_with("Call {")
 }
 
 fn run_seeds(loses_power: bool) {
