@@ -14,8 +14,6 @@ pub enum Need {
     Loop,
     /// A program in PATH, or in /sbin or /usr/sbin.
     Program(&'static str),
-    /// `SOAK=1`: the test takes minutes and belongs to `make soak`.
-    Soak,
 }
 
 /// What a test with a cluster and a mount needs.
@@ -23,17 +21,6 @@ pub const MOUNT: &[Need] = &[Need::Root, Need::Fuse];
 /// What a test with loop file systems and a mount needs.
 pub const LOOP_MOUNT: &[Need] = &[
     Need::Root,
-    Need::Fuse,
-    Need::Loop,
-    Need::Program("mkfs.ext4"),
-    Need::Program("mkfs.xfs"),
-    Need::Program("xfs_io"),
-    Need::Program("losetup"),
-];
-/// The same, for what is repeated often enough to find what happens once in many power losses.
-pub const LOOP_MOUNT_SOAK: &[Need] = &[
-    Need::Root,
-    Need::Soak,
     Need::Fuse,
     Need::Loop,
     Need::Program("mkfs.ext4"),
@@ -52,7 +39,6 @@ impl Need {
                 (!Path::new("/dev/loop-control").exists()).then(|| "there is no /dev/loop-control".to_owned())
             }
             Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
-            Need::Soak => (!is_soak()).then(|| "it runs with SOAK=1 only ('make soak')".to_owned()),
         }
     }
 }

@@ -11,7 +11,7 @@ use brickfs_tests::eventually::eventually_ok;
 use brickfs_tests::loop_fs::Kind;
 use brickfs_tests::machine::{BRICKS, Machine};
 use brickfs_tests::mount::Mount;
-use brickfs_tests::needs::{LOOP_MOUNT, LOOP_MOUNT_SOAK, is_soak};
+use brickfs_tests::needs::{LOOP_MOUNT, is_soak};
 use brickfs_tests::stories::{Story, check_readable};
 use rand::Rng as _;
 use std::fs::{self, File};
@@ -110,12 +110,12 @@ fn every_disk(count: usize) -> impl Fn(u64) -> Vec<usize> {
 
 #[test]
 fn four_ext4_disks_lose_power() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_disks(case, Kind::Ext4)?, every_disk(BRICKS)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_disks(case, Kind::Ext4)?, every_disk(BRICKS)));
 }
 
 #[test]
 fn four_xfs_disks_lose_power() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_disks(case, Kind::Xfs)?, every_disk(BRICKS)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_disks(case, Kind::Xfs)?, every_disk(BRICKS)));
 }
 
 #[test]
@@ -125,13 +125,13 @@ fn one_ext4_disk_with_all_bricks_and_the_state_loses_power() {
 
 #[test]
 fn one_xfs_disk_with_all_bricks_and_the_state_loses_power() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_one_disk(case, Kind::Xfs)?, every_disk(1)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_one_disk(case, Kind::Xfs)?, every_disk(1)));
 }
 
 /// PROTOCOL 8: sets roll back apart from each other.
 #[test]
 fn some_of_four_disks_lose_power_and_the_others_do_not() {
-    case(LOOP_MOUNT_SOAK, |case| {
+    case(LOOP_MOUNT, |case| {
         let machine = Machine::with_disks(case, Kind::Ext4)?;
         rounds(case, machine, |round| match round % 3 {
             0 => vec![0],

@@ -10,7 +10,7 @@ use brickfs_tests::eventually::eventually;
 use brickfs_tests::loop_fs::Kind;
 use brickfs_tests::machine::{BRICKS, Machine};
 use brickfs_tests::mount::Mount;
-use brickfs_tests::needs::{LOOP_MOUNT_SOAK, is_soak};
+use brickfs_tests::needs::{LOOP_MOUNT, is_soak};
 use rand::Rng as _;
 use rand::rngs::StdRng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -211,22 +211,22 @@ fn every_disk(count: usize) -> impl Fn(u64) -> Vec<usize> {
 
 #[test]
 fn renames_on_four_ext4_disks_that_were_not_synced() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_disks(case, Kind::Ext4)?, every_disk(BRICKS)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_disks(case, Kind::Ext4)?, every_disk(BRICKS)));
 }
 
 #[test]
 fn renames_on_four_xfs_disks_that_were_not_synced() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_disks(case, Kind::Xfs)?, every_disk(BRICKS)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_disks(case, Kind::Xfs)?, every_disk(BRICKS)));
 }
 
 #[test]
 fn renames_on_one_disk_that_were_not_synced() {
-    case(LOOP_MOUNT_SOAK, |case| rounds(case, Machine::with_one_disk(case, Kind::Ext4)?, every_disk(1)));
+    case(LOOP_MOUNT, |case| rounds(case, Machine::with_one_disk(case, Kind::Ext4)?, every_disk(1)));
 }
 
 #[test]
 fn renames_of_which_some_disks_keep_what_others_forget() {
-    case(LOOP_MOUNT_SOAK, |case| {
+    case(LOOP_MOUNT, |case| {
         let machine = Machine::with_disks(case, Kind::Ext4)?;
         rounds(case, machine, |round| if round.is_multiple_of(2) { vec![0, 1] } else { vec![2] })
     });
