@@ -21,8 +21,10 @@ const CLIENT_CONFIG: &str = "/etc/brickfs/client.toml";
     after_help = "Examples:\n  brickfs /mnt/vol\n  brickfs localhost:/vol /mnt/vol -o ro\n  mount -t fuse 'brickfs#localhost:/vol/sub' /mnt/vol\n  mount -t brickfs localhost:/vol /mnt/vol"
 )]
 struct Arguments {
-    /// [SOURCE] MOUNTPOINT: the source is HOST[,HOST...]:/VOLUME[/SUBDIRECTORY]; without one the volume of
-    /// /etc/brickfs/client.toml, else the only volume of this node
+    #[arg(
+        help = "[SOURCE] MOUNTPOINT: the source is HOST[,HOST...]:/VOLUME[/SUBDIRECTORY]; without one the volume of \
+        /etc/brickfs/client.toml, else the only volume of this node"
+    )]
     #[arg(required = true, num_args = 1..=2, value_name = "SOURCE] [MOUNTPOINT")]
     names: Vec<String>,
     /// Mount options, comma-separated: ro, strict, timeout=SECONDS, poll=on|off, socket=PATH and those of mount(8)

@@ -2,7 +2,8 @@
 //! which task goes on, which message arrives or is lost, when a process dies at which call of its file
 //! system, what a power loss leaves. When all is over, the oracle looks at what is there (N1-N5).
 //!
-//! `BRICKFS_SIM_SEED=S` replays one seed, `BRICKFS_SIM_SEEDS=N` runs the first N (`make sim`).
+//! `BRICKFS_SIM_SEED=S` replays one seed, `BRICKFS_SIM_SEEDS=N` runs the first N (`make sim`), and
+//! `BRICKFS_SIM_POWER_SEEDS=N` the first N with losses of power.
 
 mod calls;
 mod client;
@@ -291,7 +292,8 @@ fn run_seeds(loses_power: bool) {
         run_seed(seed, loses_power).unwrap_or_else(|report| panic!("{report}"));
         return;
     }
-    let count = env_number("BRICKFS_SIM_SEEDS").unwrap_or(SEEDS);
+    let key = if loses_power { "BRICKFS_SIM_POWER_SEEDS" } else { "BRICKFS_SIM_SEEDS" };
+    let count = env_number(key).unwrap_or(SEEDS);
     let failed: Vec<String> = (0..count).filter_map(|seed| run_seed(seed, loses_power).err()).collect();
     let shown = failed
         .iter()
