@@ -13,6 +13,9 @@ use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
 
+/// Directories that a way up may lead through; a bound for damaged handles, not for users.
+const DEPTH_MAX: usize = 100_000;
+
 /// What a transaction still holds on a brick.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PendingPart {
@@ -125,6 +128,23 @@ pub trait BrickStore: Send + 'static {
     }
     /// Remembers that something of ours is damaged, for `volume status`.
     fn report_damage(&mut self, line: String);
+
+    /// The copy that lies below a directory of the brick of `set` which is to be moved into `to`: it may still
+    /// be where its directory was once (PROTOCOL 26). With where it lies.
+    fn copy_in_way(&mut self, set: SetId, moved: &Gfid, to: &Gfid) -> Result<Option<(Gfid, Gfid, Vec<u8>)>, Errno> {
+        let (mut at, mut copy) = (*to, None);
+        for _ in 0..DEPTH_MAX {
+            let Some((parent, name)) = self.dir_place(&at)? else { return Ok(None) };
+            if self.meta(&at)?.home != set {
+                copy = Some((at, parent, name));
+            }
+            if parent == *moved {
+                return Ok(copy);
+            }
+            at = parent;
+        }
+        Ok(None)
+    }
 
     /// Whether an object of this brick bears the name (PROTOCOL 6).
     fn bears(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<bool, Errno> {

@@ -264,22 +264,11 @@ impl ModelStore {
         self.mark(&gfid, at)
     }
 
-    /// A copy may still lie where its directory was once, below the one that is now to be moved into it: it
-    /// goes on in the limbo (PROTOCOL 26). False if there is none.
+    /// Sends a copy that lies in the way of a move to the limbo; false if there is none.
     fn clear_way(&mut self, moved: &Gfid, to: &Gfid) -> Result<bool, Errno> {
-        let (mut at, mut copy) = (*to, None);
-        while let Some((parent, name)) = self.dir_place(&at)? {
-            if self.meta(&at)?.home != self.set {
-                copy = Some((at, parent, name));
-            }
-            if parent == *moved {
-                let Some((copy, above, name)) = copy else { return Ok(false) };
-                self.move_to_limbo(&copy, &above, &name)?;
-                return Ok(true);
-            }
-            at = parent;
-        }
-        Ok(false)
+        let Some((copy, above, name)) = self.copy_in_way(self.set, moved, to)? else { return Ok(false) };
+        self.move_to_limbo(&copy, &above, &name)?;
+        Ok(true)
     }
 
     fn rename_physical(&mut self, moved: Gfid, from: &Place, to: &Place, replaced: Option<Gfid>) -> Result<(), Errno> {

@@ -11,7 +11,7 @@ pub mod disk;
 mod redo;
 mod transactions;
 
-use super::{BrickStore, PendingPart, Space};
+use super::{BrickStore, DEPTH_MAX, PendingPart, Space};
 use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::meta::{HAS_DEFAULT_ACL, Meta};
 use brickfs_common::attr::{Attr, Kind, Timestamp};
@@ -20,9 +20,6 @@ use brickfs_common::ids::{Gfid, SetId, TxId};
 use disk::{Fs, Inode, Process, SharedDisks, Spot};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Directories that a way up may lead through.
-const DEPTH_MAX: usize = 1000;
 
 /// The parent gfid that stands for `.brickfs/limbo`.
 pub const LIMBO: Gfid = Gfid([0xff; 16]);

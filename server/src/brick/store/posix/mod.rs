@@ -13,7 +13,10 @@
 //! `redo` finishes what a crash cut.
 
 mod apply;
+mod dirs;
 mod mounted;
+mod moves;
+mod objects;
 mod records;
 mod redo;
 mod transactions;
@@ -27,6 +30,7 @@ use apply::DEFAULT_ACL;
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
+use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::{HashMap, HashSet};
@@ -41,8 +45,6 @@ const DIR_CACHE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 const FILE_CACHE: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
 /// Records of objects kept in memory.
 const META_CACHE: NonZeroUsize = NonZeroUsize::new(65536).expect("not zero");
-/// Directories that a way up may lead through; a bound for damaged handles, not for users.
-const DEPTH_MAX: usize = 100_000;
 /// Lines about damage that are kept for `volume status`.
 const DAMAGE_LINES_MAX: usize = 100;
 /// Directories that are shown above a name in a message.
@@ -178,53 +180,6 @@ impl PosixStore {
         self.root.clone()
     }
 
-    /// An open descriptor of a directory: ENOENT if this brick has none of that gfid.
-    pub fn dir(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
-        // Up to what is open, then down again.
-        let (mut at, mut way) = (*gfid, Vec::new());
-        let mut fd = loop {
-            if at == Gfid::ROOT {
-                break self.root.clone();
-            }
-            if self.parked_dirs.contains(&at) {
-                return Err(Errno::ENOENT);
-            }
-            if let Some(fd) = self.dirs.get(&at) {
-                break fd.clone();
-            }
-            let (parent, name) = self.dir_place(&at)?.ok_or(Errno::ENOENT)?;
-            if way.len() >= DEPTH_MAX {
-                return Err(Errno::ENOENT); // handles that a crash left leading in a circle
-            }
-            way.push((at, name));
-            if parent == limbo_gfid() {
-                break Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?);
-            }
-            at = parent;
-        };
-        for (gfid, name) in way.into_iter().rev() {
-            let next = open_dir(fd.as_fd(), &name)?;
-            let meta = read_meta_of_dir(next.as_fd())?;
-            if meta.gfid != gfid {
-                // It has moved, which a crash has kept from its handle: see `heal_dir_handle`.
-                tracing::info!("handle of directory {gfid} leads to {} ({})", name.escape_ascii(), meta.gfid);
-                return Err(Errno::ENOENT);
-            }
-            fd = Arc::new(next);
-            self.metas.put(gfid, meta);
-            self.dirs.put(gfid, fd.clone());
-        }
-        Ok(fd)
-    }
-
-    /// A directory of ours or of the volume as the physical parent of an entry.
-    fn physical_dir(&mut self, parent: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
-        if *parent == limbo_gfid() {
-            return Ok(Arc::new(rustix::io::dup(&self.limbo).map_err(errno)?));
-        }
-        self.dir(parent)
-    }
-
     fn read_meta_at(&self, path: &[u8]) -> Result<Option<Meta>, ReadError> {
         let mut bytes = [0u8; META_LEN_MAX];
         let problem = match rustix::fs::lgetxattr(path, META_XATTR, &mut bytes[..]) {
@@ -251,19 +206,6 @@ impl PosixStore {
         })
     }
 
-    /// A directory whose handle a power loss left behind its name gets its handle back.
-    fn heal_dir_handle(&mut self, meta: &Meta, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
-        if meta.kind != Kind::Directory || self.dirs.contains(&meta.gfid) {
-            return Ok(());
-        }
-        let is_whole = self.dir_place(&meta.gfid)?.is_some_and(|(p, n)| p == *parent && n == name);
-        if is_whole {
-            return Ok(());
-        }
-        tracing::warn!(brick = %self.path.display(), gfid = %meta.gfid, "the handle of a directory was missing");
-        self.put_dir_handle(&meta.gfid, parent, name)
-    }
-
     /// What a process that died was making.
     fn clear_tmp(&self) -> Result<(), Errno> {
         for name in self.own_names(self.tmp.as_fd())? {
@@ -277,35 +219,6 @@ impl PosixStore {
         Ok(())
     }
 
-    /// A crash may have kept a copy's way into the limbo from its handle.
-    fn heal_limbo(&mut self) -> Result<(), Errno> {
-        for name in self.own_names(self.limbo.as_fd())? {
-            let gfid: Option<Gfid> = std::str::from_utf8(&name).ok().and_then(|name| name.parse().ok());
-            let Some(gfid) = gfid else { continue };
-            if self.dir_place(&gfid)? != Some((limbo_gfid(), name.clone())) {
-                self.put_dir_handle(&gfid, &limbo_gfid(), &name)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// stat(2) of an object of this brick.
-    fn stat_raw(&mut self, gfid: &Gfid, meta: &Meta) -> Result<Stat, Errno> {
-        if meta.kind == Kind::Directory {
-            let dir = self.dir(gfid)?;
-            return rustix::fs::fstat(&*dir).map_err(errno);
-        }
-        if let Some(fd) = self.files.get(gfid) {
-            return rustix::fs::fstat(&**fd).map_err(errno);
-        }
-        match rustix::fs::statat(&self.handles, handle_path(gfid), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(rustix::io::Errno::NOENT) => {
-                rustix::fs::statat(&self.orphans, gfid.hex(), AtFlags::SYMLINK_NOFOLLOW).map_err(gone)
-            }
-            other => other.map_err(errno),
-        }
-    }
-
     /// The counter of entry changes of a directory: it has never been lower in this process.
     fn change(&mut self, gfid: &Gfid) -> u64 {
         let seed = self.changes_count;
@@ -315,75 +228,6 @@ impl PosixStore {
     fn count_change(&mut self, gfid: &Gfid) {
         self.changes_count += 1;
         self.changes.put(*gfid, self.changes_count);
-    }
-
-    /// An open descriptor of a regular file, for reading and writing. Reading through it does not change
-    /// the access time: the volume's option decides that, not how the brick's disk is mounted.
-    pub fn file(&mut self, gfid: &Gfid) -> Result<Arc<OwnedFd>, Errno> {
-        if let Some(fd) = self.files.get(gfid) {
-            return Ok(fd.clone());
-        }
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOATIME;
-        let fd = match open_beneath(self.handles.as_fd(), handle_path(gfid), flags) {
-            Err(Errno::ENOENT) => match open_beneath(self.orphans.as_fd(), gfid.hex(), flags) {
-                Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-                other => other?,
-            },
-            other => other?,
-        };
-        let fd = Arc::new(fd);
-        self.files.put(*gfid, fd.clone());
-        Ok(fd)
-    }
-
-    /// The path by which xattr calls reach an object.
-    fn object_path(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
-        let meta = self.meta(gfid)?;
-        if meta.kind == Kind::Directory {
-            let dir = self.dir(gfid)?;
-            return Ok(proc_path(dir.as_fd(), b"."));
-        }
-        let path = handle_path(gfid);
-        match rustix::fs::statat(&self.handles, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(proc_path(self.handles.as_fd(), path.as_bytes())),
-            Err(_) => Ok(proc_path(self.orphans.as_fd(), gfid.hex().as_bytes())),
-        }
-    }
-
-    /// The value of an extended attribute.
-    pub fn xattr(&mut self, gfid: &Gfid, name: &[u8]) -> Result<Vec<u8>, Errno> {
-        let path = self.object_path(gfid)?;
-        let mut value = vec![0u8; XATTR_VALUE_MAX];
-        let n = rustix::fs::lgetxattr(path, name, &mut value[..]).map_err(errno)?;
-        value.truncate(n);
-        Ok(value)
-    }
-
-    /// Names of extended attributes, each with a NUL behind it, ours left out.
-    pub fn xattr_names(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
-        let path = self.object_path(gfid)?;
-        let mut names = vec![0u8; XATTR_VALUE_MAX];
-        let n = rustix::fs::llistxattr(path, &mut names[..]).map_err(errno)?;
-        let shown = names[..n]
-            .split_inclusive(|b| *b == 0)
-            .filter(|name| !name.starts_with(brickfs_common::name::RESERVED_XATTR_PREFIX))
-            .flatten()
-            .copied()
-            .collect();
-        Ok(shown)
-    }
-
-    /// The target of a symbolic link.
-    pub fn read_link(&mut self, gfid: &Gfid) -> Result<Vec<u8>, Errno> {
-        let meta = self.meta(gfid)?;
-        if meta.kind != Kind::Symlink {
-            return Err(Errno::EINVAL);
-        }
-        let target = match rustix::fs::readlinkat(&self.handles, handle_path(gfid), Vec::new()) {
-            Err(rustix::io::Errno::NOENT) => rustix::fs::readlinkat(&self.orphans, gfid.hex(), Vec::new()),
-            other => other,
-        };
-        Ok(target.map_err(errno)?.into_bytes())
     }
 
     /// Remembers that a client may have something open here, for whoever serves this brick next.
@@ -688,20 +532,9 @@ enum ReadError {
     Damaged(String),
 }
 
-fn read_meta_of_dir(fd: BorrowedFd<'_>) -> Result<Meta, Errno> {
-    let mut bytes = [0u8; META_LEN_MAX];
-    let n = rustix::fs::fgetxattr(fd, META_XATTR, &mut bytes[..]).map_err(errno)?;
-    Meta::decode(&bytes[..n]).map_err(|_| Errno::EIO)
-}
-
 /// ESTALE for an object that is not there.
 fn gone(error: rustix::io::Errno) -> Errno {
     if error == rustix::io::Errno::NOENT { Errno::ESTALE } else { errno(error) }
-}
-
-/// The parent gfid that stands for `.brickfs/limbo`.
-pub fn limbo_gfid() -> Gfid {
-    Gfid([0xff; 16])
 }
 
 /// Attributes from the record and stat(2). The ctime is the record's, or mtime where a plain write
