@@ -6,7 +6,7 @@ use brickfs_proto::v1;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-/// Called once with the reply, on the session's thread; must not block.
+/// Called once with the reply, on the thread that drives the session; must not block.
 pub type Done = Box<dyn FnOnce(FopReply) + Send>;
 
 /// A call without an answer.

@@ -1,6 +1,6 @@
 //! Polling before sleeping. A thread that sleeps between two messages is woken through an interrupt of its
-//! CPU, which on virtual machines costs more than the message; so for a moment after each one the session's
-//! thread looks for the next instead. It gives the CPU away at every look: where somebody else wants it, a
+//! CPU, which on virtual machines costs more than the message; so for a moment after each one the thread
+//! that drives the session looks for the next instead. It gives the CPU away at every look: where somebody else wants it, a
 //! look takes long, and polling stops for a while. Beside bulk transfers there is nothing to gain.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +52,7 @@ impl Activity {
         }
     }
 
-    /// A message was sent or has come. Called on the session's thread.
+    /// A message was sent or has come. Called where the session is driven.
     pub fn message(&self, data_bytes: usize) {
         self.messages.fetch_add(1, Ordering::Relaxed);
         if data_bytes >= BULK_BYTES {

@@ -1,4 +1,4 @@
-//! What the callers of a volume and its session thread share: the calls that wait, the map, the stream.
+//! What the callers of a volume and its session share: the calls that wait, the map, the stream.
 //!
 //! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
 //! reply is handed out while either is held.
@@ -52,7 +52,7 @@ struct State {
     is_shut_down: bool,
 }
 
-/// Called on the session's thread several times a second; must not block.
+/// Called on the thread that drives the session several times a second; must not block.
 pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
 
 /// See the file's head.
