@@ -7,10 +7,12 @@
 //! - `pending/<tx>-<part>` and `commits/<tx>` are symlinks whose text is a record, see `records`;
 //! - `parked/<tx>-<index>` is what a transaction took away and may have to give back;
 //! - `clients/<client id>` is a symlink for each client that may have something open;
-//! - `limbo/<gfid>` is the copy of a directory whose physical name another one needed.
+//! - `limbo/<gfid>` is the copy of a directory whose physical name another one needed;
+//! - `mounted` says under which mount the brick is used.
 //!
-//! This file finds and reads; `apply` changes objects and names, `transactions` what lies between sets,
-//! `redo` finishes what a crash cut.
+//! This file opens the brick and answers for it; `dirs` finds directories by their gfids, `objects` opens and
+//! reads other objects; `apply` changes objects and names, `moves` moves them, `transactions` changes what lies
+//! between sets; `redo` finishes what a crash cut.
 
 mod apply;
 mod dirs;
