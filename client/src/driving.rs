@@ -30,7 +30,10 @@ pub fn drive(shared: &Shared, runtime: &Runtime) {
         return;
     }
     let wheel = Wheel(shared);
-    let quiet = async { tokio::time::timeout(DRIVE_MAX, until_quiet(shared)).await };
+    let quiet = async {
+        shared.wake_stream();
+        tokio::time::timeout(DRIVE_MAX, until_quiet(shared)).await
+    };
     if runtime.block_on(quiet).is_ok() {
         std::mem::forget(wheel);
     }
@@ -49,6 +52,7 @@ impl Drop for Wheel<'_> {
 pub fn look_after(shared: &Arc<Shared>, runtime: &Runtime) {
     while shared.wait_for_wheel(LOOK_AFTER) {
         runtime.block_on(async {
+            shared.wake_stream();
             // Lets the runtime look at its sockets and timers and run what is ready; some of it, such as a
             // new connection, goes on in several turns.
             for _ in 0..4 {

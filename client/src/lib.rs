@@ -3,6 +3,7 @@
 
 mod driving;
 mod opens;
+mod outgoing;
 mod pending;
 pub mod polling;
 pub mod quiet_socket;

@@ -75,6 +75,10 @@ impl AsyncRead for QuietSocket {
             });
             if let Ok(read) = read {
                 let read = read?;
+                if 0 < read && read < buf.remaining() {
+                    // The socket is drained; what comes from now on is told of again (epoll(7), edge-triggered).
+                    readable.clear_ready();
+                }
                 // SAFETY: read(2) has written this many bytes to the front of the unfilled part.
                 unsafe { buf.assume_init(read) };
                 buf.advance(read);

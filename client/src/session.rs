@@ -18,12 +18,11 @@ use hyper_util::rt::TokioIo;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::task::JoinHandle;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
@@ -35,10 +34,8 @@ const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// How long a node may take to greet.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A greeted session. Calls come from `Shared`, which has a sender of its own; dropping this one ends the
-/// stream as soon as that one is gone too.
+/// A greeted session; `Shared` has the calls for it.
 struct Session {
-    _sender: UnboundedSender<Call>,
     replies: Streaming<Reply>,
     lease: Duration,
 }
@@ -142,13 +139,8 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
     let mut client = FopsClient::new(channel)
         .max_decoding_message_size(2 * MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let (sender, receiver) = unbounded_channel();
-    sender.send(shared.hello()).ok();
-    let sending = shared.clone();
-    let calls = UnboundedReceiverStream::new(receiver).map(move |call| {
-        sending.activity.message(call.data.len());
-        call
-    });
+    let (number, hello) = shared.hello();
+    let calls = tokio_stream::once(hello).chain(outgoing(shared.clone(), number));
     let answer = client.session(calls).await;
     let mut replies = answer.map_err(|status| no_server(status.message().to_owned()))?.into_inner();
     let first = replies.message().await.map_err(|status| no_server(status.message().to_owned()))?;
@@ -157,12 +149,23 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
         Ok(ServerMessage::Welcome(welcome)) => {
             shared.welcomed(&welcome)?;
             let lease = Duration::from_millis(u64::from(welcome.lease_ms));
-            shared.resume(&sender);
-            Ok(Session { _sender: sender, replies, lease })
+            shared.resume();
+            Ok(Session { replies, lease })
         }
         Ok(ServerMessage::Refused(reason)) => Err(ConnectError::Refused(reason)),
         _ => Err(no_server("it does not greet as a brickd does".into())),
     }
+}
+
+/// The calls of a session as its stream takes them.
+fn outgoing(shared: Arc<Shared>, session: u64) -> impl Stream<Item = Call> {
+    futures::stream::poll_fn(move |cx| {
+        let polled = shared.poll_outgoing(session, cx);
+        if let Poll::Ready(Some(call)) = &polled {
+            shared.activity.message(call.data.len());
+        }
+        polled
+    })
 }
 
 /// Reads replies until the stream ends; answers why it did.

@@ -4,6 +4,7 @@
 //! reply is handed out while either is held.
 
 use crate::opens::{OpenEffect, Opens};
+use crate::outgoing::Outgoing;
 use crate::pending::{Done, PendingCall, PendingTable};
 use crate::polling::Activity;
 use crate::signals;
@@ -17,11 +18,11 @@ use brickfs_proto::v1;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::UnboundedSender;
 
-/// Most calls that wait for answers; above it a call fails at once.
+/// Most calls that wait for answers, or to be sent; above it a call fails at once.
 const PENDING_MAX: usize = 65536;
 /// A thread that has waited this long is looked after: it may have been sent a signal.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -44,7 +45,7 @@ enum Wheel {
 struct State {
     pending: PendingTable,
     opens: Opens,
-    sender: Option<UnboundedSender<v1::Call>>,
+    outgoing: Outgoing,
     /// Why there is no session.
     trouble: String,
     last_sent: Option<Instant>,
@@ -155,10 +156,12 @@ impl Shared {
     }
 
     /// The next greeting: one session number higher, with all that is open.
-    pub(crate) fn hello(&self) -> v1::Call {
+    pub(crate) fn hello(&self) -> (u64, v1::Call) {
         let map = self.known_map();
         let mut state = self.lock();
-        Hello {
+        let session = self.session.fetch_add(1, Ordering::AcqRel) + 1;
+        state.outgoing.greeted(session);
+        let hello = Hello {
             protocol_min: PROTOCOL_VERSION,
             protocol_max: PROTOCOL_VERSION,
             features: 0,
@@ -166,11 +169,24 @@ impl Shared {
             volume: self.options.volume.clone(),
             volume_id: map.as_ref().map(|map| map.id),
             client: self.client,
-            session: self.session.fetch_add(1, Ordering::AcqRel) + 1,
+            session,
             open_objects: state.opens.announce(),
             lowest_unanswered: state.pending.lowest_unanswered(),
+        };
+        (session, hello.into())
+    }
+
+    /// The next call for the stream of a session.
+    pub(crate) fn poll_outgoing(&self, session: u64, cx: &mut Context<'_>) -> Poll<Option<v1::Call>> {
+        self.lock().outgoing.poll_next(session, cx)
+    }
+
+    /// Lets the stream look for calls. Called by who drives, from within the runtime.
+    pub(crate) fn wake_stream(&self) {
+        let waker = self.lock().outgoing.take_waker();
+        if let Some(waker) = waker {
+            waker.wake();
         }
-        .into()
     }
 
     pub(crate) fn welcomed(&self, welcome: &Welcome) -> Result<(), ConnectError> {
@@ -180,20 +196,24 @@ impl Shared {
     }
 
     /// Sends all that waits again, in order, and lets new calls follow.
-    pub(crate) fn resume(&self, sender: &UnboundedSender<v1::Call>) {
-        let mut state = self.lock();
-        for call in state.pending.resend() {
-            sender.send(call.clone()).ok();
+    pub(crate) fn resume(&self) {
+        {
+            let mut state = self.lock();
+            let State { pending, outgoing, trouble, .. } = &mut *state;
+            outgoing.open(pending.resend().cloned());
+            trouble.clear();
         }
-        state.sender = Some(sender.clone());
-        state.trouble.clear();
+        self.wake_stream();
     }
 
     /// There is no session, and why.
     pub(crate) fn lost_session(&self, trouble: String) {
-        let mut state = self.lock();
-        state.sender = None;
-        state.trouble = trouble;
+        {
+            let mut state = self.lock();
+            state.outgoing.close();
+            state.trouble = trouble;
+        }
+        self.wake_stream();
     }
 
     /// Hands a reply to who waits for it.
@@ -294,7 +314,7 @@ impl Shared {
         let is_due = {
             let state = self.lock();
             let silent = state.last_sent.is_none_or(|at| now.saturating_duration_since(at) > lease / 3);
-            silent && state.sender.is_some()
+            silent && state.outgoing.is_open()
         };
         if is_due {
             self.submit_to(SetId(0), Caller::default(), Fop::Renew, Box::new(|_| ()));
@@ -327,7 +347,7 @@ impl Shared {
         let timeout = self.options.timeout.filter(|_| !matches!(open_effect, OpenEffect::Releases(_)));
         let since = Instant::now();
         let mut state = self.lock();
-        if state.is_shut_down || state.pending.len() >= PENDING_MAX {
+        if state.is_shut_down || state.pending.len().max(state.outgoing.len()) >= PENDING_MAX {
             drop(state);
             return done(FopReply::failed(0, Errno::EIO));
         }
@@ -344,12 +364,16 @@ impl Shared {
             fence: 0,
         };
         let call = call_to_wire(&header, fop);
-        if let Some(sender) = &state.sender {
-            sender.send(call.clone()).ok();
-        }
+        state.outgoing.push(call.clone());
         state.last_sent = Some(since);
         let deadline = timeout.map(|t| since + t);
         state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect });
+        // Where nobody drives, who takes the wheel next wakes the stream.
+        let waker = if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None };
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 }
 
