@@ -11,6 +11,9 @@ const DEFAULT_STATE: &str = "/var/lib/brickfs";
 const DEFAULT_SOCKET: &str = "/run/brickfs/brickd.sock";
 const DEFAULT_CONFIG: &str = "/etc/brickfs/brickd.toml";
 const DEFAULT_LOG: &str = "info";
+const DEFAULT_NICE: i32 = -5;
+/// What nice(2) knows.
+const NICE: std::ops::RangeInclusive<i32> = -20..=19;
 /// A Unix socket's path has at most 107 bytes.
 const SOCKET_PATH_MAX_BYTES: usize = 107;
 
@@ -31,7 +34,11 @@ struct Args {
     /// machines; stops by itself where others want the CPU [default: on]
     #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new())]
     poll: Option<bool>,
-    /// Settings file with the keys state, socket, node_name, log, poll [default: /etc/brickfs/brickd.toml if it exists]
+    /// Niceness of the thread that serves, from -20 to 19; below 0 it goes before the programs that wait for
+    /// it, where brickd may ask for that [default: -5]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    nice: Option<i32>,
+    /// Settings file with the keys state, socket, node_name, log, poll, nice [default: /etc/brickfs/brickd.toml if it exists]
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as brickd=debug [default: info]
@@ -47,6 +54,7 @@ struct File {
     node_name: Option<String>,
     log: Option<String>,
     poll: Option<bool>,
+    nice: Option<i32>,
 }
 
 /// The settings in force.
@@ -62,6 +70,8 @@ pub struct Config {
     pub log: String,
     /// Poll before sleeping.
     pub poll: bool,
+    /// Niceness of the thread that serves.
+    pub nice: i32,
 }
 
 impl Config {
@@ -90,7 +100,11 @@ fn merge(args: Args, file: File) -> anyhow::Result<Config> {
         node_name: args.node_name.or(file.node_name),
         log: args.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
         poll: args.poll.or(file.poll).unwrap_or(true),
+        nice: args.nice.or(file.nice).unwrap_or(DEFAULT_NICE),
     };
+    if !NICE.contains(&config.nice) {
+        bail!("nice must be from {} to {}, not {}", NICE.start(), NICE.end(), config.nice);
+    }
     for (what, path) in [("state", &config.state), ("socket", &config.socket)] {
         if !path.is_absolute() {
             bail!("{what} must be an absolute path, not '{}'", path.display());
@@ -126,5 +140,7 @@ mod tests {
         assert!(with(Args { state: Some("relative".into()), ..Args::default() }).is_err());
         assert!(with(Args { socket: Some(format!("/{}", "x".repeat(120)).into()), ..Args::default() }).is_err());
         assert!(with(Args { node_name: Some("a:b".into()), ..Args::default() }).is_err());
+        assert!(with(Args { nice: Some(-21), ..Args::default() }).is_err());
+        assert_eq!(with(Args { nice: Some(19), ..Args::default() }).unwrap().nice, 19);
     }
 }

@@ -3,7 +3,9 @@
 
 mod brick;
 mod config;
+mod descriptors;
 mod manager;
+mod priority;
 
 use anyhow::{Context as _, bail};
 use brick::host::Host;
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     start_log(&config.log)?;
+    descriptors::prepare();
     // Modes on bricks are decided by operations; what is ours lies in a directory that is closed to others.
     rustix::process::umask(rustix::fs::Mode::empty());
     let _lock = lock_state(&config.state)?;
@@ -137,6 +140,8 @@ async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -
         .add_service(manager::service::admin_service(manager))
         .add_service(brick::session::fops_service(host, activity.clone()))
         .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
+    // The threads for file calls that sleep are there already, with the niceness that brickd was started with.
+    priority::serve_with(config.nice);
     tracing::info!(socket = %config.socket.display(), state = %config.state.display(), "serving");
     let result = tokio::select! {
         ended = server => ended.context("the server ended"),

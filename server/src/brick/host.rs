@@ -9,6 +9,7 @@ use crate::brick::store::posix::PosixStore;
 use crate::brick::volume::clients::CLIENT_LEASE;
 use crate::brick::volume::dispatch::Outcome;
 use crate::brick::volume::{Slot, Volume};
+use crate::priority;
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{CallHeader, Fop, Hello, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{BrickId, ClientId, ClusterId, NodeId, SetId, VolumeId};
@@ -19,8 +20,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
-/// Open files that brickd wants to be allowed: the descriptor caches of 64 bricks.
-const OPEN_FILES: u64 = 1 << 20;
 /// How often leases are looked at, and barriers are passed where transactions wait for one.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -70,10 +69,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    /// A host without volumes. Clears the umask and raises the limit of open files.
+    /// A host without volumes. Clears the umask.
     pub fn new(cluster: ClusterId, node: NodeId) -> Arc<Host> {
         rustix::process::umask(rustix::fs::Mode::empty());
-        raise_open_files();
         let (ticker, ticks) = mpsc::channel::<()>();
         let host = Arc::new(Host { cluster, node, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
         let weak = Arc::downgrade(&host);
@@ -201,6 +199,7 @@ fn mend_beside(volume: &Arc<Volume<PosixStore>>) {
     }
     let volume = volume.clone();
     let mend = move || {
+        priority::be_in_background();
         tracing::info!("power may have been lost: the bricks are looked through");
         let mended = block_on(volume.mend());
         tracing::info!(mended, "the bricks have been looked through");
@@ -258,17 +257,6 @@ fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
             volume.tick();
             forget_ended(&volume);
             block_on(volume.pass_barriers());
-        }
-    }
-}
-
-fn raise_open_files() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let wanted = Rlimit { current: Some(OPEN_FILES), maximum: Some(OPEN_FILES) };
-    if setrlimit(Resource::Nofile, wanted).is_err() {
-        let maximum = getrlimit(Resource::Nofile).maximum;
-        if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
-            tracing::warn!("the limit of open files could not be raised: {error}");
         }
     }
 }
