@@ -1,7 +1,7 @@
 //! Files beyond what pjdfstest asks: appends from two mounts, open files without a name, holes, special files, the
 //! flags of rename, names as bytes, mappings, and all of it together as an overlay's upper layer.
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
 use brickfs_tests::bricks::{self, Bricks};
 use brickfs_tests::case::case;
@@ -17,6 +17,7 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// So many names fall on four bricks.
@@ -328,6 +329,59 @@ fn mapped_files_are_written_and_read() {
             (0..300 << 10).map(|i| if (1 << 10..299 << 10).contains(&i) { b'a' } else { 0 }).collect();
         ensure!(content == wanted, "what was written through a mapping is not there");
         second.unmount()
+    });
+}
+
+/// Writes `rounds` times through `writer`, and looks each time through `reader`, which the kernel keeps pages
+/// for, while another thread has them read again and again. The page at the end is where both meet.
+fn write_beside_readers(path: &Path, writer: &File, rounds: usize) -> anyhow::Result<()> {
+    let reader = File::open(path).at(path)?;
+    let end = AtomicU64::new(0);
+    let is_over = AtomicBool::new(false);
+    let busy_reader = || -> anyhow::Result<()> {
+        let mut page = [0; 4096];
+        while !is_over.load(Ordering::Relaxed) {
+            // A little before and behind the end.
+            let offset = end.load(Ordering::Relaxed).saturating_sub(64);
+            reader.read_at(&mut page[..128], offset).at(path)?;
+        }
+        Ok(())
+    };
+    let write = || -> anyhow::Result<()> {
+        for round in 0..rounds {
+            let record = format!("{round:0width$}\n", width = 8 + round * 7919 % 200);
+            let offset = end.load(Ordering::Relaxed);
+            writer.write_all_at(record.as_bytes(), offset).at(path)?;
+            let mut seen = vec![0; record.len()];
+            reader.read_exact_at(&mut seen, offset).at(path)?;
+            ensure!(seen == record.as_bytes(), "round {round}: something else than what was written at {offset}");
+            end.store(offset + record.len() as u64, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(busy_reader);
+        let written = write();
+        is_over.store(true, Ordering::Relaxed);
+        written.and(busy.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?)
+    })
+}
+
+#[test]
+fn what_is_written_shows_at_once_in_what_others_have_open() {
+    case(MOUNT, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        let path = cluster.mount().join("file");
+        for (how, options) in [
+            ("written only", File::options().write(true)),
+            ("appended", File::options().append(true)),
+            ("read and written", File::options().read(true).write(true)),
+        ] {
+            let writer = options.create(true).open(&path).at(&path)?;
+            write_beside_readers(&path, &writer, 3000).with_context(|| how.to_owned())?;
+            fs::remove_file(&path).at(&path)?;
+        }
+        Ok(())
     });
 }
 
