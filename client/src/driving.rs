@@ -75,7 +75,9 @@ mod tests {
     use crate::volume::{Caller, ConnectOptions};
     use brickfs_common::fop::{Fop, FopReply};
     use brickfs_common::ids::SetId;
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
+    use std::task::{Context, Poll, Wake};
     use std::thread;
 
     fn rig() -> (Arc<Shared>, Runtime) {
@@ -109,6 +111,45 @@ mod tests {
         assert!(shared.leave_wheel_when_quiet());
         assert!(!shared.take_wheel());
         assert!(first.try_recv().is_ok() && second.try_recv().is_ok());
+    }
+
+    #[derive(Default)]
+    struct Wakes(AtomicU32);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes all calls as the stream of a session does; answers how often that was woken since the last time.
+    fn take_calls(shared: &Shared, session: u64, wakes: &Arc<Wakes>) -> u32 {
+        let waker = wakes.clone().into();
+        let mut cx = Context::from_waker(&waker);
+        while let Poll::Ready(Some(_)) = shared.poll_outgoing(session, &mut cx) {}
+        wakes.0.swap(0, Ordering::Relaxed)
+    }
+
+    #[test]
+    fn the_stream_is_woken_by_who_drives_or_where_somebody_drives_already() {
+        let (shared, runtime) = rig();
+        let wakes = Arc::new(Wakes::default());
+        let (session, _) = shared.hello();
+        shared.resume();
+        take_calls(&shared, session, &wakes);
+        let _first = submit(&shared);
+        assert_eq!(wakes.0.load(Ordering::Relaxed), 0, "nobody drives: a wake-up would be a system call");
+        drive(&shared, &runtime);
+        assert_eq!(take_calls(&shared, session, &wakes), 1);
+        let session_thread = {
+            let shared = shared.clone();
+            thread::spawn(move || shared.wait_for_wheel(LOOK_AFTER))
+        };
+        assert!(session_thread.join().unwrap(), "left with a call that waits");
+        let _second = submit(&shared);
+        assert_eq!(take_calls(&shared, session, &wakes), 1, "somebody drives");
+        shared.lost_session("test".into());
+        assert_eq!(take_calls(&shared, session, &wakes), 1, "the stream ends");
     }
 
     #[test]

@@ -139,8 +139,8 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
     let mut client = FopsClient::new(channel)
         .max_decoding_message_size(2 * MESSAGE_MAX_BYTES)
         .max_encoding_message_size(MESSAGE_MAX_BYTES);
-    let (number, hello) = shared.hello();
-    let calls = tokio_stream::once(hello).chain(outgoing(shared.clone(), number));
+    let (session, hello) = shared.hello();
+    let calls = tokio_stream::once(hello).chain(outgoing(shared.clone(), session));
     let answer = client.session(calls).await;
     let mut replies = answer.map_err(|status| no_server(status.message().to_owned()))?.into_inner();
     let first = replies.message().await.map_err(|status| no_server(status.message().to_owned()))?;

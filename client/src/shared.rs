@@ -160,7 +160,7 @@ impl Shared {
         let map = self.known_map();
         let mut state = self.lock();
         let session = self.session.fetch_add(1, Ordering::AcqRel) + 1;
-        state.outgoing.greeted(session);
+        state.outgoing.greet(session);
         let hello = Hello {
             protocol_min: PROTOCOL_VERSION,
             protocol_max: PROTOCOL_VERSION,
@@ -173,6 +173,8 @@ impl Shared {
             open_objects: state.opens.announce(),
             lowest_unanswered: state.pending.lowest_unanswered(),
         };
+        drop(state);
+        self.wake_stream(); // the stream of a greeting that nobody answered ends
         (session, hello.into())
     }
 
@@ -302,7 +304,9 @@ impl Shared {
 
     fn abandon(&self, state: &mut State, given_up: &[PendingCall]) {
         for pending in given_up {
-            state.opens.abandon(pending.call.request, pending.open_effect);
+            if !state.outgoing.take_back(pending.call.request) {
+                state.opens.abandon(pending.call.request, pending.open_effect);
+            }
         }
         if state.pending.len() == 0 {
             self.quiet.notify_one();

@@ -11,7 +11,6 @@ const DEFAULT_STATE: &str = "/var/lib/brickfs";
 const DEFAULT_SOCKET: &str = "/run/brickfs/brickd.sock";
 const DEFAULT_CONFIG: &str = "/etc/brickfs/brickd.toml";
 const DEFAULT_LOG: &str = "info";
-const DEFAULT_NICE: i32 = -5;
 /// What nice(2) knows.
 const NICE: std::ops::RangeInclusive<i32> = -20..=19;
 /// A Unix socket's path has at most 107 bytes.
@@ -34,8 +33,8 @@ struct Args {
     /// machines; stops by itself where others want the CPU [default: on]
     #[arg(long, value_name = "on|off", value_parser = clap::builder::BoolishValueParser::new())]
     poll: Option<bool>,
-    /// Niceness of the thread that serves, from -20 to 19; below 0 it goes before the programs that wait for
-    /// it, where brickd may ask for that [default: -5]
+    /// Niceness of the thread that serves, from -20 to 19: below 0 it goes before the programs that wait for
+    /// it [default: -5 where that is allowed, or the one that brickd was started with]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     nice: Option<i32>,
     /// Settings file with the keys state, socket, node_name, log, poll, nice [default: /etc/brickfs/brickd.toml if it exists]
@@ -70,8 +69,8 @@ pub struct Config {
     pub log: String,
     /// Poll before sleeping.
     pub poll: bool,
-    /// Niceness of the thread that serves.
-    pub nice: i32,
+    /// Niceness of the thread that serves, where one was given.
+    pub nice: Option<i32>,
 }
 
 impl Config {
@@ -100,10 +99,10 @@ fn merge(args: Args, file: File) -> anyhow::Result<Config> {
         node_name: args.node_name.or(file.node_name),
         log: args.log.or(file.log).unwrap_or_else(|| DEFAULT_LOG.to_owned()),
         poll: args.poll.or(file.poll).unwrap_or(true),
-        nice: args.nice.or(file.nice).unwrap_or(DEFAULT_NICE),
+        nice: args.nice.or(file.nice),
     };
-    if !NICE.contains(&config.nice) {
-        bail!("nice must be from {} to {}, not {}", NICE.start(), NICE.end(), config.nice);
+    if let Some(nice) = config.nice.filter(|nice| !NICE.contains(nice)) {
+        bail!("nice must be from {} to {}, not {nice}", NICE.start(), NICE.end());
     }
     for (what, path) in [("state", &config.state), ("socket", &config.socket)] {
         if !path.is_absolute() {
@@ -125,12 +124,13 @@ mod tests {
 
     #[test]
     fn the_command_line_wins_over_the_file_and_the_file_over_the_defaults() {
-        let file: File = toml::from_str("state = '/s'\nlog = 'debug'").unwrap();
+        let file: File = toml::from_str("state = '/s'\nlog = 'debug'\nnice = -20").unwrap();
         let args = Args { log: Some("warn".to_owned()), ..Args::default() };
         let config = merge(args, file).unwrap();
         assert_eq!(config.state, Path::new("/s"));
         assert_eq!(config.socket, Path::new(DEFAULT_SOCKET));
         assert_eq!(config.log, "warn");
+        assert_eq!(config.nice, Some(-20));
     }
 
     #[test]
@@ -141,6 +141,5 @@ mod tests {
         assert!(with(Args { socket: Some(format!("/{}", "x".repeat(120)).into()), ..Args::default() }).is_err());
         assert!(with(Args { node_name: Some("a:b".into()), ..Args::default() }).is_err());
         assert!(with(Args { nice: Some(-21), ..Args::default() }).is_err());
-        assert_eq!(with(Args { nice: Some(19), ..Args::default() }).unwrap().nice, 19);
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 /// Open files asked for, for the descriptor caches of 64 bricks: the most that the kernel allows without
 /// being told otherwise (`fs.nr_open`).
 const OPEN_FILES: u64 = 1 << 20;
-/// The kernel's table of descriptors is made for this many at once (8 bytes each).
+/// The kernel's table of descriptors is made for this many at once (8 bytes each); above it it doubles.
 const TABLE: u64 = 1 << 16;
 
 /// Raises the limit of open files, and has the table of descriptors made in one go. Called before there are

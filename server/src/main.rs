@@ -140,7 +140,6 @@ async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -
         .add_service(manager::service::admin_service(manager))
         .add_service(brick::session::fops_service(host, activity.clone()))
         .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
-    // The threads for file calls that sleep are there already, with the niceness that brickd was started with.
     priority::serve_with(config.nice);
     tracing::info!(socket = %config.socket.display(), state = %config.state.display(), "serving");
     let result = tokio::select! {

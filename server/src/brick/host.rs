@@ -9,7 +9,6 @@ use crate::brick::store::posix::PosixStore;
 use crate::brick::volume::clients::CLIENT_LEASE;
 use crate::brick::volume::dispatch::Outcome;
 use crate::brick::volume::{Slot, Volume};
-use crate::priority;
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{CallHeader, Fop, Hello, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{BrickId, ClientId, ClusterId, NodeId, SetId, VolumeId};
@@ -199,7 +198,6 @@ fn mend_beside(volume: &Arc<Volume<PosixStore>>) {
     }
     let volume = volume.clone();
     let mend = move || {
-        priority::be_in_background();
         tracing::info!("power may have been lost: the bricks are looked through");
         let mended = block_on(volume.mend());
         tracing::info!(mended, "the bricks have been looked through");
