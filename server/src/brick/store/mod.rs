@@ -118,6 +118,10 @@ pub trait BrickStore: Send + 'static {
     /// Gives a file that has a name and no handle its handle back.
     fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno>;
 
+    /// Removes the handle of a file that a loss of power cut short while it was made: without a record, a name
+    /// or data. False if it is none.
+    fn drop_unfinished(&mut self, gfid: &Gfid) -> Result<bool, Errno>;
+
     /// Objects without a name that open handles keep.
     fn orphans(&self) -> Result<Vec<Gfid>, Errno>;
     /// Deletes an orphan.

@@ -98,6 +98,10 @@ impl<S: BrickStore> Volume<S> {
         if engine.held.concerns(&gfid) {
             return Ok(0);
         }
+        if engine.store.drop_unfinished(&gfid)? {
+            tracing::info!(%set, %gfid, "a file that a loss of power cut short while it was made goes");
+            return Ok(1);
+        }
         match engine.store.link_count(&gfid) {
             Ok(0) => {}
             Ok(_) | Err(Errno::ESTALE) => return Ok(0),
@@ -130,7 +134,7 @@ impl<S: BrickStore> Volume<S> {
         if home != set && dir != Gfid::ROOT {
             match self.peer(home, PeerCall::GetAttr { gfid: dir }).await? {
                 PeerReply::Attr(Some(attr)) if attr.home == home => {}
-                PeerReply::Attr(_) => return self.mend_dead_copy(set, dir),
+                PeerReply::Attr(_) => return self.mend_dead_copy(set, dir).await,
                 _ => return Err(Errno::EPROTO),
             }
         }
@@ -144,27 +148,41 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// The home does not know the directory: removed, then it was empty and what is in it here had been removed
-    /// before; or the home's brick is older than it should be. So what holds data stays, and is reported.
-    fn mend_dead_copy(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
-        let mut state = self.lock();
-        let names = state.set(set)?.store.names(&dir)?;
+    /// or moved away before; or it has lost that the directory was made. What holds data has lost its place.
+    async fn mend_dead_copy(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+        let names = self.lock().set(set)?.store.names(&dir)?;
+        let mut mended = 0;
         for name in names {
-            let engine = state.set(set)?;
-            let Some(meta) = engine.native(&dir, &name)? else { continue };
-            if meta.kind == Kind::File && engine.store.attr(&meta.gfid).is_ok_and(|attr| attr.size > 0) {
-                let path = engine.store.shown_path(&dir, &name);
-                engine.store.report_damage(format!("{path}: file {} is in a directory that is no more", meta.gfid));
-                continue;
-            }
-            drop_native(&mut state, set, Place { parent: dir.0, name }, &meta)?;
+            let found = self.lock().set(set)?.native(&dir, &name)?;
+            let Some(meta) = found else { continue };
+            mended += self.displace(set, Place { parent: dir.0, name }, &meta, Displaced::WithoutDirectory).await?;
         }
+        let mut state = self.lock();
         let now = state.now();
         let engine = state.set(set)?;
         if engine.has_entries(&dir)? || engine.held.concerns(&dir) {
             return Ok(0);
         }
         engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
-        Ok(1)
+        Ok(mended + 1)
+    }
+
+    /// Takes away a name that leads nowhere. What would be lost with it is rescued.
+    async fn displace(&self, set: SetId, place: Place, meta: &Meta, why: Displaced) -> Result<usize, Errno> {
+        let is_worth_it = {
+            let mut state = self.lock();
+            let engine = state.set(set)?;
+            match (meta.kind, why) {
+                (Kind::Directory, _) => engine.has_entries(&meta.gfid)?,
+                (Kind::File, Displaced::WithoutDirectory) => engine.store.attr(&meta.gfid)?.size > 0,
+                // Its name was given to another: so this one was replaced.
+                _ => false,
+            }
+        };
+        match is_worth_it {
+            true => self.rescue(set, place, meta).await,
+            false => drop_native(&mut self.lock(), set, place, meta),
+        }
     }
 
     /// An object that is homed here and named by another set needs that set's claim.
@@ -201,9 +219,9 @@ impl<S: BrickStore> Volume<S> {
             if engine.held.concerns(&meta.gfid) || !engine.store.bears(&meta.gfid, &dir, name.as_bytes())? {
                 return Ok(0);
             }
-            if is_hidden {
-                return drop_native(&mut state, set, place, &meta);
-            }
+        }
+        if is_hidden {
+            return self.displace(set, place, &meta, Displaced::ByAnother).await;
         }
         tracing::info!(%set, gfid = %meta.gfid, "a name that a loss of power left without a claim gets it back");
         match self.peer(dentry_set, PeerCall::Reclaim { place, old, claim: own }).await? {
@@ -250,8 +268,16 @@ impl<S: BrickStore> Volume<S> {
     }
 }
 
-/// Takes away a name that leads nowhere, with what has no other one. A directory that is not empty stays,
-/// and is reported.
+/// Why a name leads nowhere.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Displaced {
+    /// Its directory is no more.
+    WithoutDirectory,
+    /// It leads to another object.
+    ByAnother,
+}
+
+/// Takes away a name that leads nowhere, with what has no other one.
 fn drop_native<S: BrickStore>(
     state: &mut super::State<S>,
     set: SetId,
@@ -265,8 +291,6 @@ fn drop_native<S: BrickStore>(
     }
     let (step, delta) = if meta.kind == Kind::Directory {
         if engine.has_entries(&meta.gfid)? {
-            let path = engine.store.shown_path(&place.parent(), &place.name);
-            engine.store.report_damage(format!("{path}: directory {} has lost this name to another", meta.gfid));
             return Ok(0);
         }
         (Step::RemoveDir { gfid: meta.gfid.0 }, -1)

@@ -22,6 +22,7 @@ mod peer;
 pub mod recover;
 mod remove;
 mod rename;
+mod rescue;
 mod room;
 #[cfg(test)]
 mod sim;

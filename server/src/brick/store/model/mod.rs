@@ -335,6 +335,10 @@ impl BrickStore for ModelStore {
         })
     }
 
+    fn drop_unfinished(&mut self, _gfid: &Gfid) -> Result<bool, Errno> {
+        Ok(false) // an object of the model has its record from the first moment
+    }
+
     fn orphans(&self) -> Result<Vec<Gfid>, Errno> {
         Ok(self.fs(|fs| fs.orphans.iter().copied().collect()))
     }

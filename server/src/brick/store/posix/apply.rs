@@ -12,7 +12,7 @@ use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno as Sys;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -80,6 +80,28 @@ impl PosixStore {
         {
             tracing::warn!(%gfid, "what a failed make left could not be removed: {error}");
         }
+    }
+
+    /// A file is made as its handle, gets its record, then its name and data; each call is a change of its own
+    /// for the journal of the brick's file system.
+    pub(super) fn drop_unfinished_file(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
+        let path = handle_path(gfid);
+        let stat = match rustix::fs::statat(&self.handles, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Sys::NOENT) => return Ok(false),
+            Err(error) => return Err(errno(error)),
+        };
+        let holds_data = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && stat.st_size > 0;
+        if stat.st_nlink != 1 || holds_data {
+            return Ok(false);
+        }
+        let mut no_bytes: [u8; 0] = [];
+        match rustix::fs::lgetxattr(proc_path(self.handles.as_fd(), path.as_bytes()), META_XATTR, &mut no_bytes[..]) {
+            Err(Sys::NODATA) => {}
+            _ => return Ok(false),
+        }
+        rustix::fs::unlinkat(&self.handles, path.as_str(), AtFlags::empty()).map_err(errno)?;
+        Ok(true)
     }
 
     fn make_bucket(&mut self, gfid: &Gfid) -> Result<(), Errno> {

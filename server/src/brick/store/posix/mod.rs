@@ -478,6 +478,10 @@ impl BrickStore for PosixStore {
         }
     }
 
+    fn drop_unfinished(&mut self, gfid: &Gfid) -> Result<bool, Errno> {
+        self.drop_unfinished_file(gfid)
+    }
+
     fn orphans(&self) -> Result<Vec<Gfid>, Errno> {
         let names = self.own_names(self.orphans.as_fd())?;
         Ok(names.iter().filter_map(|name| std::str::from_utf8(name).ok()?.parse().ok()).collect())

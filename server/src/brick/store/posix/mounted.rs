@@ -73,21 +73,50 @@ mod tests {
     use super::*;
     use crate::brick::log::EffectLog;
     use crate::brick::store::BrickStore as _;
-    use brickfs_common::ids::SetId;
+    use brickfs_common::ids::{Gfid, SetId};
 
-    #[test]
-    fn a_brick_knows_that_it_was_mounted_anew_and_not_closed() {
-        let scratch = std::env::temp_dir().join(format!("brickfs-mounted-{}", std::process::id()));
-        std::fs::create_dir_all(&scratch).unwrap();
+    /// A new brick for one test.
+    fn scratch(test: &str) -> PathBuf {
+        let scratch = std::env::temp_dir().join(format!("brickfs-{test}-{}", std::process::id()));
         let dot = scratch.join(DOT_DIR);
         for name in ["handles", "orphans", "limbo", "claims", "tmp", "pending", "commits", "parked", "clients"] {
             std::fs::create_dir_all(dot.join(name)).unwrap();
         }
-        let open = || {
-            let (log, _) = EffectLog::open(&dot.join("log")).unwrap();
-            PosixStore::open(&scratch, SetId(0), log).unwrap()
-        };
         EffectLog::create(&dot.join("log")).unwrap();
+        scratch
+    }
+
+    fn open(brick: &Path) -> PosixStore {
+        let (log, _) = EffectLog::open(&brick.join(DOT_DIR).join("log")).unwrap();
+        PosixStore::open(brick, SetId(0), log).unwrap()
+    }
+
+    #[test]
+    fn a_file_that_was_being_made_is_told_from_a_damaged_one() {
+        let brick = scratch("unfinished");
+        let handles = brick.join(DOT_DIR).join("handles");
+        let mut store = open(&brick);
+        let gfid = Gfid([7; 16]);
+        let handle = handles.join("07/07").join(gfid.hex());
+        std::fs::create_dir_all(handle.parent().unwrap()).unwrap();
+        assert!(!store.drop_unfinished(&gfid).unwrap(), "nothing is there");
+        std::fs::write(&handle, "data").unwrap();
+        assert!(!store.drop_unfinished(&gfid).unwrap(), "it has data");
+        std::fs::write(&handle, "").unwrap();
+        std::fs::hard_link(&handle, brick.join("name")).unwrap();
+        assert!(!store.drop_unfinished(&gfid).unwrap(), "it has a name");
+        std::fs::remove_file(brick.join("name")).unwrap();
+        assert!(store.drop_unfinished(&gfid).unwrap() && !handle.exists());
+        std::os::unix::fs::symlink("target", &handle).unwrap();
+        assert!(store.drop_unfinished(&gfid).unwrap() && handle.symlink_metadata().is_err());
+        std::fs::remove_dir_all(&brick).unwrap();
+    }
+
+    #[test]
+    fn a_brick_knows_that_it_was_mounted_anew_and_not_closed() {
+        let scratch = scratch("mounted");
+        let dot = scratch.join(DOT_DIR);
+        let open = || open(&scratch);
         let noted = || std::fs::read_to_string(dot.join("mounted")).unwrap();
         assert!(!open().lost_power(), "a new brick");
         assert_eq!(noted().split(' ').count(), 2);
