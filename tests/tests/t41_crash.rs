@@ -249,8 +249,9 @@ fn a_process_that_waits_for_an_absent_server_ends_on_a_signal() {
 fn start_waiting(words: &[&str], dir: &Path) -> anyhow::Result<Child> {
     // The working directory would be a lookup of its own, in this process: the shell goes there. What runs in the
     // background of a script ignores SIGINT, and so would its children.
-    let line = format!("cd {} && exec env --default-signal=INT {}", dir.display(), words.join(" "));
-    let child = Command::new("sh").args(["-c", &line]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+    let line = format!("cd {} && exec {}", dir.display(), words.join(" "));
+    let words = ["--default-signal=INT", "sh", "-c", &line];
+    let child = Command::new("env").args(words).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
     let waits = || sleeping_in(child.id()).contains("request_wait") || sleeping_in(child.id()).contains("fuse");
     eventually("the command waits for the file system", Duration::from_secs(10), waits)?;
     Ok(child)
