@@ -161,7 +161,7 @@ impl<S: BrickStore> Volume<S> {
         let now = state.now();
         let engine = state.set(set)?;
         if engine.has_entries(&dir)? || engine.held.concerns(&dir) {
-            return Ok(0);
+            return Ok(mended);
         }
         engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
         Ok(mended + 1)
@@ -174,7 +174,10 @@ impl<S: BrickStore> Volume<S> {
             let engine = state.set(set)?;
             match (meta.kind, why) {
                 (Kind::Directory, _) => engine.has_entries(&meta.gfid)?,
-                (Kind::File, Displaced::WithoutDirectory) => engine.store.attr(&meta.gfid)?.size > 0,
+                // Of several names the last one counts.
+                (Kind::File, Displaced::WithoutDirectory) => {
+                    engine.store.link_count(&meta.gfid)? < 2 && engine.store.attr(&meta.gfid)?.size > 0
+                }
                 // Its name was given to another: so this one was replaced.
                 _ => false,
             }

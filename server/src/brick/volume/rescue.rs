@@ -20,7 +20,16 @@ const LOST_AND_FOUND_PERM: u32 = 0o700;
 impl<S: BrickStore> Volume<S> {
     /// Moves an object that is homed on `set` to `lost+found`; answers how many, 0 if that cannot be now.
     pub(super) async fn rescue(&self, set: SetId, from: Place, meta: &Meta) -> Result<usize, Errno> {
-        let Some(dir) = self.lost_and_found().await? else { return Ok(0) };
+        let Some(dir) = self.lost_and_found().await? else {
+            let mut state = self.lock();
+            let store = &mut state.set(set)?.store;
+            let path = store.shown_path(&from.parent(), &from.name);
+            store.report_damage(format!(
+                "{path}: {} has lost its place, and {LOST_AND_FOUND} cannot be made",
+                meta.gfid
+            ));
+            return Ok(0);
+        };
         self.ensure_dir(set, dir).await?;
         let to = Place::new(dir.gfid, &Name::new(meta.gfid.to_string().into_bytes())?);
         let mut state = self.lock();
@@ -30,7 +39,8 @@ impl<S: BrickStore> Volume<S> {
             return Ok(0);
         }
         let path = engine.store.shown_path(&from.parent(), &from.name);
-        tracing::warn!(%set, gfid = %meta.gfid, "a loss of power has left {path} without a place: it is in {LOST_AND_FOUND} now");
+        let gfid = meta.gfid;
+        tracing::warn!(%set, %gfid, "a loss of power has left {path} without a place: it is in {LOST_AND_FOUND} now");
         let subdirs = i32::from(meta.kind == Kind::Directory);
         let touched = engine.touch_steps(&[(from.parent(), -subdirs), (dir.gfid, subdirs)])?;
         let mut steps = vec![Step::Move { gfid: meta.gfid.0, from, to, replaced: None }];
