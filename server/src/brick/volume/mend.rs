@@ -134,6 +134,8 @@ impl<S: BrickStore> Volume<S> {
         if home != set && dir != Gfid::ROOT {
             match self.peer(home, PeerCall::GetAttr { gfid: dir }).await? {
                 PeerReply::Attr(Some(attr)) if attr.home == home => {}
+                // A handle on the way to it may be stale until all names have been looked at once.
+                PeerReply::Attr(_) if !again => return Ok(0),
                 PeerReply::Attr(_) => return self.mend_dead_copy(set, dir).await,
                 _ => return Err(Errno::EPROTO),
             }
@@ -141,7 +143,10 @@ impl<S: BrickStore> Volume<S> {
         let mut mended = 0;
         let names = self.lock().set(set)?.store.names(&dir)?;
         for name in names {
-            mended += self.mend_name(set, dir, name).await?;
+            match self.mend_name(set, dir, name).await {
+                Ok(count) => mended += count,
+                Err(error) => tracing::warn!(%set, %dir, "a name could not be mended: {error}"),
+            }
         }
         mended += self.mend_count(set, ObjectRef { gfid: dir, home }).await?;
         Ok(mended)
@@ -167,25 +172,53 @@ impl<S: BrickStore> Volume<S> {
         Ok(mended + 1)
     }
 
-    /// Takes away a name that leads nowhere. What would be lost with it is rescued.
+    /// Takes away a name that leads nowhere. What would be lost with it is rescued, or else reported.
     async fn displace(&self, set: SetId, place: Place, meta: &Meta, why: Displaced) -> Result<usize, Errno> {
-        let is_worth_it = {
-            let mut state = self.lock();
-            let engine = state.set(set)?;
-            match (meta.kind, why) {
-                (Kind::Directory, _) => engine.has_entries(&meta.gfid)?,
-                // Of several names the last one counts.
-                (Kind::File, Displaced::WithoutDirectory) => {
-                    engine.store.link_count(&meta.gfid)? < 2 && engine.store.attr(&meta.gfid)?.size > 0
-                }
-                // Its name was given to another: so this one was replaced.
-                _ => false,
-            }
+        let is_worth_it = match (meta.kind, why) {
+            (Kind::Directory, _) => self.may_have_entries(set, &meta.gfid).await?,
+            (Kind::File, Displaced::WithoutDirectory) => self.has_last_data(set, &place, meta)?,
+            // Its name was given to another: so this one was replaced.
+            _ => false,
         };
-        match is_worth_it {
-            true => self.rescue(set, place, meta).await,
-            false => drop_native(&mut self.lock(), set, place, meta),
+        if !is_worth_it {
+            return drop_native(&mut self.lock(), set, place, meta);
         }
+        let rescued = self.rescue(set, place.clone(), meta).await;
+        if let Err(error) = rescued {
+            let mut state = self.lock();
+            let store = &mut state.set(set)?.store;
+            let path = store.shown_path(&place.parent(), &place.name);
+            store.report_damage(format!(
+                "{path}: {} has lost its place and cannot go to lost+found: {error}",
+                meta.gfid
+            ));
+            return Ok(0);
+        }
+        rescued
+    }
+
+    /// Whether a directory that is homed here has entries here, or another set has it, for entries of its own.
+    async fn may_have_entries(&self, set: SetId, dir: &Gfid) -> Result<bool, Errno> {
+        if self.lock().set(set)?.has_entries(dir)? {
+            return Ok(true);
+        }
+        let others: Vec<SetId> = self.lock().set_ids().filter(|other| *other != set).collect();
+        for other in others {
+            if let PeerReply::HasDir { has_it: true, .. } = self.peer(other, PeerCall::HasDir { dir: *dir }).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a file's data go with this name.
+    fn has_last_data(&self, set: SetId, place: &Place, meta: &Meta) -> Result<bool, Errno> {
+        let mut state = self.lock();
+        let store = &mut state.set(set)?.store;
+        if matches!(store.link_count(&meta.gfid), Err(Errno::ESTALE)) {
+            store.heal_file_handle(&meta.gfid, &place.parent(), &place.name)?;
+        }
+        Ok(store.link_count(&meta.gfid)? < 2 && store.attr(&meta.gfid)?.size > 0)
     }
 
     /// An object that is homed here and named by another set needs that set's claim.

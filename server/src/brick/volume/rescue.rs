@@ -14,28 +14,24 @@ use brickfs_common::ids::{Gfid, SetId};
 use brickfs_common::name::Name;
 
 const LOST_AND_FOUND: &str = "lost+found";
-/// Its permission bits: what comes there may have been in a directory that was closed to others.
+/// Its permission bits.
 const LOST_AND_FOUND_PERM: u32 = 0o700;
 
 impl<S: BrickStore> Volume<S> {
     /// Moves an object that is homed on `set` to `lost+found`; answers how many, 0 if that cannot be now.
     pub(super) async fn rescue(&self, set: SetId, from: Place, meta: &Meta) -> Result<usize, Errno> {
-        let Some(dir) = self.lost_and_found().await? else {
-            let mut state = self.lock();
-            let store = &mut state.set(set)?.store;
-            let path = store.shown_path(&from.parent(), &from.name);
-            store.report_damage(format!(
-                "{path}: {} has lost its place, and {LOST_AND_FOUND} cannot be made",
-                meta.gfid
-            ));
-            return Ok(0);
-        };
+        let Some(dir) = self.lost_and_found().await? else { return Ok(0) };
         self.ensure_dir(set, dir).await?;
         let to = Place::new(dir.gfid, &Name::new(meta.gfid.to_string().into_bytes())?);
         let mut state = self.lock();
         let now = state.now();
         let engine = state.set(set)?;
         if engine.held.concerns(&meta.gfid) || !engine.store.bears(&meta.gfid, &from.parent(), &from.name)? {
+            return Ok(0);
+        }
+        // Somebody may be removing it, or have given the name to something.
+        let is_free = matches!(engine.look(&dir.gfid, &to.name)?, Look::Absent);
+        if !is_free || !matches!(engine.takes_entries(&dir.gfid)?, Ok(true)) {
             return Ok(0);
         }
         let path = engine.store.shown_path(&from.parent(), &from.name);
@@ -49,14 +45,15 @@ impl<S: BrickStore> Volume<S> {
         Ok(1)
     }
 
-    /// The directory, made if it is not there; `None` if something else has its name, or is about to.
+    /// The directory, made if it is not there; `None` if somebody is changing its name. EACCES if it is another's,
+    /// or open to others: what comes there may have been in a directory that was not.
     async fn lost_and_found(&self) -> Result<Option<ObjectRef>, Errno> {
         let name = Name::new(LOST_AND_FOUND.as_bytes().to_vec())?;
         let denied = match self.see(Gfid::ROOT, &name, true).await? {
-            Seen::Found(found) if found.kind == Kind::Directory => return Ok(Some(found.object)),
-            Seen::Found(_) => {
-                tracing::error!("{LOST_AND_FOUND} in the volume's root is not a directory: move it away");
-                return Ok(None);
+            Seen::Found(found) => {
+                let attr = self.attr_of(found.object).await.ok_or(Errno::ESTALE)?;
+                let is_ours = attr.kind == Kind::Directory && attr.uid == 0 && attr.perm & 0o077 == 0;
+                return if is_ours { Ok(Some(found.object)) } else { Err(Errno::EACCES) };
             }
             Seen::Absent(denied) => denied,
         };
