@@ -8,6 +8,7 @@ use crate::brick::store::BrickStore as _;
 use crate::brick::store::posix::PosixStore;
 use crate::brick::volume::clients::CLIENT_LEASE;
 use crate::brick::volume::dispatch::Outcome;
+use crate::brick::volume::mend::Mended;
 use crate::brick::volume::{Slot, Volume};
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{CallHeader, Fop, Hello, PROTOCOL_VERSION, Welcome};
@@ -199,8 +200,12 @@ fn mend_beside(volume: &Arc<Volume<PosixStore>>) {
     let volume = volume.clone();
     let mend = move || {
         tracing::info!("power may have been lost: the bricks are looked through");
-        let mended = block_on(volume.mend());
-        tracing::info!(mended, "the bricks have been looked through");
+        let Mended { total, is_done } = block_on(volume.mend());
+        if !is_done {
+            tracing::warn!(mended = total, "the bricks are looked through again at the next start");
+            return;
+        }
+        tracing::info!(mended = total, "the bricks have been looked through");
         for engine in volume.lock().open_sets() {
             engine.store.note_mended();
         }

@@ -22,29 +22,41 @@ const PASSES_MAX: usize = 6;
 /// A place that is nowhere: of a file without a name.
 const NOWHERE: Place = Place { parent: [0; 16], name: Vec::new() };
 
+/// What looking through has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mended {
+    /// Objects, names and counts that were mended.
+    pub total: usize,
+    /// The last pass saw all and found nothing more; otherwise it is to be looked again.
+    pub is_done: bool,
+}
+
 impl<S: BrickStore> Volume<S> {
-    /// Looks through the bricks of this node, until there is nothing to mend; answers how much there was.
-    pub async fn mend(&self) -> usize {
+    /// Looks through the bricks of this node, until there is nothing to mend.
+    pub async fn mend(&self) -> Mended {
         let mut total = 0;
         for pass in 0..PASSES_MAX {
             // What transactions parked is given back or let go first.
             for _ in 0..3 {
                 self.pass_barriers().await;
             }
-            let mut mended = 0;
+            let (mut mended, mut has_failed) = (0, false);
             let sets: Vec<SetId> = self.lock().open_sets().map(|engine| engine.id).collect();
             for set in sets {
                 match self.mend_set(set, pass > 0).await {
                     Ok(count) => mended += count,
-                    Err(error) => tracing::warn!(%set, "a brick could not be looked through: {error}"),
+                    Err(error) => {
+                        tracing::warn!(%set, "a brick could not be looked through: {error}");
+                        has_failed = true;
+                    }
                 }
             }
             total += mended;
             if mended == 0 && pass > 0 {
-                break;
+                return Mended { total, is_done: !has_failed };
             }
         }
-        total
+        Mended { total, is_done: false }
     }
 
     /// `again`: all names have been looked at once, so that directories which moved have their handles.

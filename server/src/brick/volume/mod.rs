@@ -16,7 +16,7 @@ pub mod dispatch;
 mod link;
 mod listing;
 mod make;
-mod mend;
+pub mod mend;
 mod names;
 mod peer;
 pub mod recover;

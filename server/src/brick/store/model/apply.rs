@@ -61,7 +61,7 @@ impl ModelStore {
             spread: Vec::new(),
         };
         let (perm, uid, gid) = (object.perm, object.uid, object.gid);
-        let inode = Inode { meta, perm, uid, gid, mtime: at.time, default_acl: object.default_acl.clone() };
+        let inode = Inode { meta, perm, uid, gid, mtime: at.time, size: 0, default_acl: object.default_acl.clone() };
         if object.kind == Kind::Directory {
             return self.make_dir(place, inode);
         }
@@ -89,7 +89,7 @@ impl ModelStore {
             spread: Vec::new(),
         };
         let (perm, uid, gid) = (copy.perm, copy.uid, copy.gid);
-        let inode = Inode { meta, perm, uid, gid, mtime: at.time, default_acl: copy.default_acl.clone() };
+        let inode = Inode { meta, perm, uid, gid, mtime: at.time, size: 0, default_acl: copy.default_acl.clone() };
         self.make_dir(place, inode)
     }
 

@@ -18,6 +18,8 @@ pub struct Inode {
     pub uid: u32,
     pub gid: u32,
     pub mtime: Timestamp,
+    /// Bytes of data; no operation of the model changes it, tests set it.
+    pub size: u64,
     pub default_acl: Option<Vec<u8>>,
 }
 

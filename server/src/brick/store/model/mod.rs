@@ -242,7 +242,7 @@ impl BrickStore for ModelStore {
             uid: inode.uid,
             gid: inode.gid,
             nlink,
-            size: 0,
+            size: inode.size,
             blocks: 0,
             rdev: meta.rdev,
             atime: inode.mtime,

@@ -12,6 +12,7 @@ mod crashes;
 mod network;
 mod oracle;
 mod power;
+mod rescued;
 mod rng;
 mod sabotage;
 mod shape;

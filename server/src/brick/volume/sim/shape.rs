@@ -61,5 +61,5 @@ pub fn root_inode(set: SetId, root_home: SetId) -> Inode {
         subdirs: 0,
         spread: Vec::new(),
     };
-    Inode { meta, perm: 0o755, uid: 0, gid: 0, mtime: zero, default_acl: None }
+    Inode { meta, perm: 0o755, uid: 0, gid: 0, mtime: zero, size: 0, default_acl: None }
 }

@@ -119,6 +119,11 @@ impl Stage {
         self.ops.truncate(op.0);
     }
 
+    /// What has been done may be undone by a loss of power, and nobody is to be blamed for it.
+    pub fn forget_all(&mut self) {
+        self.ops.clear();
+    }
+
     /// Runs an operation to its end, which must be a good one.
     pub fn run(&mut self, fop: Fop) -> FopReply {
         let op = self.start(fop);
