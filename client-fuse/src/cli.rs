@@ -96,8 +96,8 @@ pub struct MountPlan {
     pub subdirectory: Vec<String>,
     /// Where.
     pub mountpoint: PathBuf,
-    /// Unix socket.
-    pub socket: PathBuf,
+    /// Unix socket; `None` for the usual one of this machine.
+    pub socket: Option<PathBuf>,
     /// Patience with an absent server.
     pub timeout: Option<Duration>,
     /// Exact close-to-open: no cached names and attributes.
@@ -186,7 +186,7 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
         volume,
         subdirectory,
         mountpoint,
-        socket: typed.socket.or(config.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
+        socket: typed.socket.or(config.socket),
         timeout: Some(Duration::from_secs(30)),
         strict: false,
         poll: POLL_DEFAULT,
@@ -215,7 +215,7 @@ fn plan_mount(typed: Arguments, config: ClientConfig) -> Result<MountPlan, Argum
                 plan.flags.push(option.to_owned());
             }
             _ if option.starts_with("timeout=") => plan.timeout = seconds(&option[8..])?,
-            _ if option.starts_with("socket=") => plan.socket = option[7..].into(),
+            _ if option.starts_with("socket=") => plan.socket = Some(option[7..].into()),
             _ if is_ignored(option) => {}
             _ => return bad(format!("unknown mount option '{option}'; see brickfs --help")),
         }

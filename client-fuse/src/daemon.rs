@@ -1,11 +1,13 @@
 //! Mounting, in the foreground or in the background: the command returns when the mount answers.
 
 use crate::adapter::Mount;
-use crate::cli::MountPlan;
+use crate::cli::{DEFAULT_SOCKET, MountPlan};
 use crate::fs::Fs;
+use crate::hosts::is_this_machine;
 use crate::kernel_mount::{KernelOptions, change_flags, start_session};
 use anyhow::{Context as _, bail, ensure};
 use brickfs_client::volume::{Caller, ConnectOptions, Volume};
+use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{Fop, ObjectRef};
 use brickfs_common::ids::Gfid;
 use brickfs_common::name::Name;
@@ -118,15 +120,29 @@ fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Refuses a volume of another machine: `brickd` is reached on its own one only.
+fn check_hosts(plan: &MountPlan, map: &VolumeMap) -> anyhow::Result<()> {
+    let Some((hosts, _)) = plan.source.split_once(":/") else { return Ok(()) };
+    let members = || map.sets.iter().flat_map(|set| &set.members);
+    let is_node = |host: &str| members().any(|member| member.node_name == host);
+    ensure!(
+        plan.socket.is_some() || hosts.split(',').any(|host| is_node(host) || is_this_machine(host)),
+        "'{hosts}' is not this machine, and its brickd can be reached there only: to mount a volume of this machine write \
+         localhost:/VOLUME"
+    );
+    Ok(())
+}
+
 fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, Arc<Fs>)> {
     check_mountpoint(&plan.mountpoint)?;
     let options = ConnectOptions {
-        sockets: vec![plan.socket.clone()],
+        sockets: vec![plan.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())],
         volume: plan.volume.clone(),
         timeout: plan.timeout,
         poll: plan.poll,
     };
     let volume = Volume::connect(options)?;
+    check_hosts(plan, &volume.map())?;
     let root = find_root(&volume, &plan.subdirectory)?;
     let source = match plan.source.strip_suffix(":/") {
         Some(host) => format!("{host}:/{}", volume.map().name),

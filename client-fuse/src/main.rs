@@ -4,6 +4,7 @@ mod adapter;
 mod cli;
 mod daemon;
 mod fs;
+mod hosts;
 mod kernel_mount;
 mod tables;
 

@@ -64,9 +64,9 @@ fn the_four_forms_of_mount_work_as_typed() {
         let forms = [
             ("mount -t fuse brickfs \"$1\"", "localhost:/vol"),
             ("brickfs \"$1\"", "localhost:/vol"),
-            ("mount -t fuse 'brickfs#host1,host2:/vol/sub' \"$1\"", "host1,host2:/vol/sub"),
-            ("mount -t fuse.brickfs host:/vol \"$1\"", "host:/vol"),
-            ("mount -t brickfs host:/vol \"$1\"", "host:/vol"),
+            ("mount -t fuse 'brickfs#nobody.invalid,localhost:/vol/sub' \"$1\"", "nobody.invalid,localhost:/vol/sub"),
+            ("mount -t fuse.brickfs localhost:/vol \"$1\"", "localhost:/vol"),
+            ("mount -t brickfs node-1:/vol \"$1\"", "node-1:/vol"),
             ("mount -t brickfs localhost:/vol/sub/deep \"$1\" -o noatime,_netdev,nofail", "localhost:/vol/sub/deep"),
             ("mount -t brickfs localhost:/vol/ \"$1\"", "localhost:/vol/"),
         ];
@@ -74,6 +74,9 @@ fn the_four_forms_of_mount_work_as_typed() {
             shell(line, &[&point])?.ok()?;
             works_and_goes(&point, source).with_context(|| line.to_owned())?;
         }
+        // A volume of another machine is not one of this machine that has its name.
+        let line = shell("mount -t brickfs nobody.invalid:/vol \"$1\"", &[&point])?.refused(32)?;
+        ensure!(line.contains("'nobody.invalid' is not this machine"), "{line}");
         Ok(())
     });
 }

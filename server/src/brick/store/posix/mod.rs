@@ -73,6 +73,8 @@ pub struct PosixStore {
     lost_power: bool,
     /// What was found damaged, newest last.
     pub damage: Vec<String>,
+    /// The last effect of the log is done again.
+    is_redoing: bool,
     log: EffectLog,
     root: Arc<OwnedFd>,
     handles: OwnedFd,
@@ -150,6 +152,7 @@ impl PosixStore {
             log,
             lost_power: false,
             damage: Vec::new(),
+            is_redoing: false,
             pending: sub(b"pending")?,
             commits: sub(b"commits")?,
             parked: sub(b"parked")?,
@@ -517,6 +520,10 @@ impl BrickStore for PosixStore {
     }
 
     fn report_damage(&mut self, line: String) {
+        if self.is_redoing {
+            tracing::debug!(brick = %self.path.display(), "cut short: {line}");
+            return;
+        }
         if self.damage.len() < DAMAGE_LINES_MAX && !self.damage.contains(&line) {
             tracing::error!(brick = %self.path.display(), "{line}");
             self.damage.push(line);

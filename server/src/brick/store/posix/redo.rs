@@ -16,10 +16,10 @@ use rustix::fd::AsFd;
 
 impl PosixStore {
     pub(super) fn redo_effect(&mut self, effect: &Effect) -> Result<bool, Errno> {
-        let damage_before = self.damage.len();
+        // What looks damaged on the way is what was cut: it is whole then, or lost with the effect.
+        self.is_redoing = true;
         let redone = self.redo_steps(effect);
-        // What looked damaged on the way is what was cut: it is whole now, or lost with the effect.
-        self.damage.truncate(damage_before);
+        self.is_redoing = false;
         redone
     }
 
