@@ -87,7 +87,7 @@ impl EffectLog {
     }
 
     /// Turns to the other segment, which loses its old records; `kept` are written at its head: the
-    /// results that clients have not acknowledged yet (PROTOCOL 13).
+    /// results that clients have not acknowledged yet, the first ones if there are too many (PROTOCOL 13).
     pub fn turn(&mut self, kept: &[Effect]) -> Result<(), Errno> {
         let next = 1 - self.current;
         let file = &self.segments[next];
@@ -97,8 +97,13 @@ impl EffectLog {
         file.write_all_at(&header(self.generation), 0)?;
         self.current = next;
         self.end = HEADER_BYTES;
-        for effect in kept {
-            if self.is_full() {
+        for (index, effect) in kept.iter().enumerate() {
+            // Half is for what comes.
+            if self.end > SEGMENT_BYTES / 2 {
+                tracing::warn!(
+                    left_out = kept.len() - index,
+                    "the effect log has no room for all unacknowledged results"
+                );
                 break;
             }
             self.append(effect)?;

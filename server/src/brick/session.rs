@@ -1,15 +1,16 @@
 //! The session stream: decodes calls, runs them inline in the stream's task, sends replies. What may sleep
 //! on the disk goes to a small fixed pool of threads.
 
-use crate::brick::host::Host;
+use crate::brick::host::{Host, SessionHandle};
 use crate::brick::volume::dispatch::Outcome;
 use brickfs_client::polling::Activity;
+use brickfs_common::errno::Errno;
 use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
 use brickfs_proto::v1::{Call, Op, Reply};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 const REPLIES_MAX: usize = 1024;
 /// Threads for work that sleeps.
 const POOL_THREADS: usize = 4;
-/// Works that wait for a thread; beyond it the stream waits.
+/// Works that wait for a thread or run; beyond it streams wait.
 const POOL_QUEUE: usize = 4096;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -25,11 +26,14 @@ type ReplySender = mpsc::Sender<Result<Reply, Status>>;
 
 /// Threads for file calls that may sleep.
 #[derive(Clone)]
-struct Pool(std_mpsc::SyncSender<Work>);
+struct Pool {
+    queue: std_mpsc::Sender<Work>,
+    room: Arc<Semaphore>,
+}
 
 impl Pool {
     fn start() -> Pool {
-        let (sender, receiver) = std_mpsc::sync_channel::<Work>(POOL_QUEUE);
+        let (sender, receiver) = std_mpsc::channel::<Work>();
         let receiver = Arc::new(Mutex::new(receiver));
         for index in 0..POOL_THREADS {
             let receiver = receiver.clone();
@@ -42,7 +46,20 @@ impl Pool {
                 tracing::error!("no thread for file calls: {error}");
             }
         }
-        Pool(sender)
+        Pool { queue: sender, room: Arc::new(Semaphore::new(POOL_QUEUE)) }
+    }
+
+    /// Has the work done by a thread; waits while too many others wait for one.
+    async fn run(&self, work: Work) {
+        // Never closed.
+        let Ok(room) = self.room.clone().acquire_owned().await else { return };
+        let work = Box::new(move || {
+            work();
+            drop(room);
+        });
+        if self.queue.send(work).is_err() {
+            tracing::error!("no thread for file calls is left");
+        }
     }
 }
 
@@ -104,8 +121,10 @@ async fn run_session(
             Ok(Some(call)) => {
                 let bulk_bytes = call.data.len().max(if call.op() == Op::Read { call.length as usize } else { 0 });
                 activity.message(bulk_bytes);
-                if let Some(reply) = run_call(host, pool, &session, call, replies) {
-                    send(replies, ServerMessage::Reply(reply)).await?;
+                match run_call(host, &session, call, replies) {
+                    Ran::Reply(reply) => send(replies, ServerMessage::Reply(reply)).await?,
+                    Ran::Later => {}
+                    Ran::Work(work) => pool.run(work).await,
                 }
             }
             Ok(None) => break Ok(()),
@@ -116,22 +135,24 @@ async fn run_session(
     ended
 }
 
-/// Runs a call; `None` if its reply comes from the pool.
-fn run_call(
-    host: &Arc<Host>,
-    pool: &Pool,
-    session: &crate::brick::host::SessionHandle,
-    call: Call,
-    replies: &ReplySender,
-) -> Option<FopReply> {
+/// What has become of a call.
+#[allow(clippy::large_enum_variant)] // made and taken apart once a call: a box would cost more
+enum Ran {
+    Reply(FopReply),
+    /// The reply comes when what it waits for has happened.
+    Later,
+    /// The work sends the reply; it may sleep.
+    Work(Work),
+}
+
+fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &ReplySender) -> Ran {
     let (header, fop) = match ClientMessage::try_from(call) {
         Ok(ClientMessage::Call(header, fop)) => (header, fop),
-        Ok(ClientMessage::Hello(_)) => return Some(FopReply::failed(0, brickfs_common::errno::Errno::EPROTO)),
-        Err(malformed) => return Some(FopReply::failed(malformed.request, malformed.errno)),
+        Ok(ClientMessage::Hello(_)) => return Ran::Reply(FopReply::failed(0, Errno::EPROTO)),
+        Err(malformed) => return Ran::Reply(FopReply::failed(malformed.request, malformed.errno)),
     };
-    let request = header.request;
     match host.call(session, &header, fop) {
-        Outcome::Reply(reply) => Some(reply),
+        Outcome::Reply(reply) => Ran::Reply(reply),
         Outcome::Waiting(reply) => {
             let replies = replies.clone();
             tokio::spawn(async move {
@@ -139,25 +160,14 @@ fn run_call(
                 // Fails only when the client is gone.
                 send(&replies, reply).await.ok();
             });
-            None
+            Ran::Later
         }
         Outcome::Later(work) => {
             let replies = replies.clone();
-            let job: Work = Box::new(move || {
+            Ran::Work(Box::new(move || {
                 // Fails only when the client is gone.
                 replies.blocking_send(Ok(Reply::from(ServerMessage::Reply(work())))).ok();
-            });
-            match pool.0.try_send(job) {
-                Ok(()) => None,
-                Err(std_mpsc::TrySendError::Full(job)) => {
-                    tracing::warn!(request, "all threads for file calls are busy");
-                    std::thread::spawn(job);
-                    None
-                }
-                Err(std_mpsc::TrySendError::Disconnected(_)) => {
-                    Some(FopReply::failed(request, brickfs_common::errno::Errno::EIO))
-                }
-            }
+            }))
         }
     }
 }

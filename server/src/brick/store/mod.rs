@@ -53,6 +53,26 @@ impl Space {
     }
 }
 
+/// When entries of a directory changed on another set, as its home is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TouchedAt {
+    /// The decided time; `None` if nothing changed, and only the number of subdirectories is told.
+    pub time: Option<Timestamp>,
+    /// The home may have been told before, or of later changes since.
+    pub is_late: bool,
+}
+
+impl TouchedAt {
+    /// Nothing changed.
+    pub const NEVER: TouchedAt = TouchedAt { time: None, is_late: true };
+
+    /// The mtime that the directory gets, if any. What comes late is no news once somebody has set the times, or
+    /// entries have changed, after it: an archive's or rsync's times stay (PROTOCOL 28).
+    pub fn mtime_over(&self, ctime: Timestamp, mtime: impl FnOnce() -> Timestamp) -> Option<Timestamp> {
+        self.time.filter(|time| !self.is_late || (*time > ctime && *time > mtime()))
+    }
+}
+
 /// The store of one brick.
 pub trait BrickStore: Send + 'static {
     /// The device of the brick's file system: bricks of one device share journal and power loss.
@@ -101,7 +121,7 @@ pub trait BrickStore: Send + 'static {
     fn names(&mut self, gfid: &Gfid) -> Result<Vec<Vec<u8>>, Errno>;
     /// What another set says of a directory that is homed here: when its entries there changed last,
     /// and how many subdirectories of it are homed there now (PROTOCOL 28). Says nothing new: no change.
-    fn touch_from(&mut self, gfid: &Gfid, set: SetId, time: Timestamp, subdirs: Option<u32>) -> Result<(), Errno>;
+    fn touch_from(&mut self, gfid: &Gfid, set: SetId, touch: TouchedAt, subdirs: Option<u32>) -> Result<(), Errno>;
 
     /// What transactions hold here.
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno>;

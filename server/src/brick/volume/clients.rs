@@ -10,6 +10,12 @@ use std::time::{Duration, Instant};
 /// How long a silent client keeps what it has open.
 pub const CLIENT_LEASE: Duration = Duration::from_secs(15);
 
+/// A look for silent clients that comes so late was held up.
+const STALL: Duration = Duration::from_secs(4);
+/// Most results kept for one client. It asks again for what was on its way when a connection broke, which is never
+/// more than it lets wait; what is older has been answered.
+const RESULTS_MAX: usize = 65_536;
+
 /// One client.
 #[derive(Default)]
 pub struct Client {
@@ -36,6 +42,8 @@ pub struct Clients {
     expected: HashSet<ClientId>,
     /// Until then they may.
     grace_until: Instant,
+    /// When somebody last looked who has been silent.
+    looked_at: Instant,
 }
 
 /// Which objects are open, as a set sees it that decides what becomes of a file without a name.
@@ -61,6 +69,7 @@ impl Clients {
             expected: HashSet::new(),
             open_counts: Arc::new(HashMap::new()),
             grace_until: Instant::now() + CLIENT_LEASE,
+            looked_at: Instant::now(),
         }
     }
 
@@ -110,6 +119,7 @@ impl Clients {
 
     /// Ends clients that have been silent for a lease; answers what nobody has open any more.
     pub fn end_silent(&mut self, now: Instant) -> Vec<(Gfid, SetId)> {
+        self.forgive_stall(now);
         let silent = |client: &Client| client.last_seen.is_none_or(|at| now.duration_since(at) > CLIENT_LEASE);
         let ended: Vec<ClientId> = self.by_id.iter().filter(|(_, c)| silent(c)).map(|(id, _)| *id).collect();
         let mut closed = Vec::new();
@@ -124,6 +134,21 @@ impl Clients {
             }
         }
         closed
+    }
+
+    /// Called every second; where that took longer it is this process that stood still, stopped or waiting for a disk,
+    /// and what clients sent meanwhile may not have been read.
+    fn forgive_stall(&mut self, now: Instant) {
+        let gap = now.saturating_duration_since(self.looked_at);
+        self.looked_at = now;
+        if gap <= STALL {
+            return;
+        }
+        tracing::warn!(seconds = gap.as_secs(), "brickd stood still: the leases of its clients go on for so long");
+        self.grace_until += gap;
+        for client in self.by_id.values_mut() {
+            client.last_seen = client.last_seen.map(|at| at + gap);
+        }
     }
 
     fn close_all(&mut self, opens: HashMap<Gfid, (SetId, u32)>) -> Vec<(Gfid, SetId)> {
@@ -157,10 +182,14 @@ impl Clients {
             client.results.remove(&effect.request);
         } else {
             client.results.insert(effect.request, (set, effect.outcome.clone()));
+            if client.results.len() > RESULTS_MAX {
+                client.results.pop_first();
+            }
         }
     }
 
-    /// Records without steps that carry the results still needed from a segment of a set's log.
+    /// Records without steps that carry the results still needed from a segment of a set's log: of each client the
+    /// newest first, for it is those that it may ask for again, should there not be room for all.
     pub fn kept_results(&self, set: SetId) -> Vec<Effect> {
         let record = |id: &ClientId, request: u64, outcome: &Outcome| Effect {
             position: Default::default(),
@@ -170,11 +199,14 @@ impl Clients {
             steps: Vec::new(),
             outcome: outcome.clone(),
         };
-        let of_client = |(id, client): (&ClientId, &Client)| -> Vec<Effect> {
-            let results = client.results.iter().filter(|(_, (on, _))| *on == set);
-            results.map(|(request, (_, outcome))| record(id, *request, outcome)).collect()
-        };
-        self.by_id.iter().flat_map(of_client).collect()
+        let mut kept = Vec::new();
+        for (id, client) in &self.by_id {
+            let results = client.results.iter().rev().filter(|(_, (on, _))| *on == set);
+            let records = results.map(|(request, (_, outcome))| record(id, *request, outcome));
+            kept.extend(records.enumerate());
+        }
+        kept.sort_by_key(|(age, _)| *age);
+        kept.into_iter().map(|(_, record)| record).collect()
     }
 }
 
@@ -217,9 +249,33 @@ mod tests {
         assert!(!clients.opens().is_open(&F));
         clients.announce(B, HashMap::from([(F, (SetId(0), 2))]));
         assert!(clients.announce(B, HashMap::from([(F, (SetId(0), 1))])).is_empty());
-        let much_later = Instant::now() + 2 * CLIENT_LEASE;
-        assert_eq!(clients.end_silent(much_later), [(F, SetId(0))]);
+        let end = Instant::now() + CLIENT_LEASE + Duration::from_secs(1);
+        assert_eq!(looks_until(&mut clients, end), [(F, SetId(0))]);
         assert!(clients.by_id.is_empty());
+    }
+
+    /// Looks for silent clients every second until then.
+    fn looks_until(clients: &mut Clients, end: Instant) -> Vec<(Gfid, SetId)> {
+        let mut closed = Vec::new();
+        while clients.looked_at < end {
+            closed.extend(clients.end_silent(clients.looked_at + Duration::from_secs(1)));
+        }
+        closed
+    }
+
+    #[test]
+    fn a_server_that_stood_still_does_not_take_its_clients_for_silent() {
+        let mut clients = Clients::new();
+        clients.expect([B]);
+        clients.client(A).seen(1);
+        assert!(!clients.count_open(A, F, SetId(0), 1));
+        let back = Instant::now() + 10 * CLIENT_LEASE;
+        assert!(clients.end_silent(back).is_empty());
+        assert!(clients.opens().is_open(&F) && clients.expected.contains(&B));
+        clients.client(A).last_seen = Some(back);
+        assert!(looks_until(&mut clients, back + CLIENT_LEASE / 2).is_empty());
+        assert_eq!(looks_until(&mut clients, back + 2 * CLIENT_LEASE), [(F, SetId(0))]);
+        assert!(clients.expected.is_empty());
     }
 
     #[test] // PROTOCOL 16
@@ -229,7 +285,8 @@ mod tests {
         assert!(clients.opens().is_open(&F));
         clients.announce(A, HashMap::new());
         assert!(clients.opens().is_open(&F));
-        clients.end_silent(Instant::now() + 2 * CLIENT_LEASE);
+        clients.grace_until = Instant::now();
+        clients.end_silent(Instant::now());
         assert!(!clients.opens().is_open(&F));
         assert!(clients.ended.contains(&B));
     }
@@ -252,6 +309,8 @@ mod tests {
         clients.client(A).seen(3);
         assert_eq!(clients.kept_results(SetId(1)).iter().map(|e| e.request).collect::<Vec<_>>(), [3]);
         assert!(clients.kept_results(SetId(0)).is_empty());
+        clients.remember(SetId(1), &clients.kept_results(SetId(1)).pop().map(|e| Effect { request: 9, ..e }).unwrap());
+        assert_eq!(clients.kept_results(SetId(1)).iter().map(|e| e.request).collect::<Vec<_>>(), [9, 3], "newest first");
         assert_eq!(clients.client(A).lowest_unanswered, 3);
     }
 }

@@ -113,11 +113,11 @@ impl State<PosixStore> {
         let step = Step::Write { gfid: object.gfid.0, offset, length, append: flags.append };
         let outcome = Outcome { written: Some((length, offset)), ..of(object) };
         let time = self.now();
-        self.make_log_room(object.home)?;
         let effect = self.set(object.home)?.log(Some(asker), time, vec![step], outcome)?;
         if let Err(error) = write_all(&file, offset, data) {
             if flags.append {
-                rustix::fs::ftruncate(&*file, offset).map_err(errno)?;
+                // If that fails too, part of the record stays, as on a local disk.
+                rustix::fs::ftruncate(&*file, offset).ok();
             }
             self.set(object.home)?.log_aborted(Some(asker), time);
             return Err(error);

@@ -5,7 +5,7 @@ use super::transaction::ATTEMPTS_MAX;
 use super::{PeerCall, PeerReply, State, Volume};
 use crate::brick::effect::{Effect, Place, Step};
 use crate::brick::set::{SetEngine, Touch};
-use crate::brick::store::BrickStore;
+use crate::brick::store::{BrickStore, TouchedAt};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId};
@@ -65,7 +65,7 @@ impl<S: BrickStore> Volume<S> {
     /// on `set`. What cannot be told now is told with the next barrier, or when the set is opened again.
     pub(super) async fn send_touches(&self, set: SetId, effect: &Effect) {
         if let Ok(engine) = self.lock().set(set) {
-            engine.note_touches(effect);
+            engine.note_touches(effect, false);
         }
         self.tell_touches(set).await;
     }
@@ -79,7 +79,8 @@ impl<S: BrickStore> Volume<S> {
                 Ok(None) | Err(_) => return,
             };
             let (dir, home, touch, subdirs) = next;
-            let told = self.peer(home, PeerCall::Touch { dir, set, time: touch.time, subdirs }).await;
+            let at = TouchedAt { time: Some(touch.time), is_late: touch.is_late };
+            let told = self.peer(home, PeerCall::Touch { dir, set, touch: at, subdirs }).await;
             if let Err(error) = &told {
                 tracing::warn!(%dir, %home, "the home of a directory could not be told of a change yet: {error}");
                 not_told.insert(dir);
@@ -122,10 +123,11 @@ impl<S: BrickStore> State<S> {
 }
 
 impl<S: BrickStore> SetEngine<S> {
-    /// Homes are to be told of what an effect touched.
-    pub(super) fn note_touches(&mut self, effect: &Effect) {
+    /// Homes are to be told of what an effect touched, now or long ago (`is_late`).
+    pub(super) fn note_touches(&mut self, effect: &Effect, is_late: bool) {
         for (dir, _) in touched(effect) {
-            let touch = self.touches.entry(dir).or_default();
+            let touch = self.touches.entry(dir).or_insert(Touch { is_late: true, ..Touch::default() });
+            touch.is_late &= is_late;
             touch.time = touch.time.max(effect.time);
             touch.changes += 1;
         }
@@ -135,6 +137,7 @@ impl<S: BrickStore> SetEngine<S> {
     fn end_touch(&mut self, dir: &Gfid, told: &Touch, is_told: bool) {
         let Some(touch) = self.touches.get_mut(dir) else { return };
         touch.is_sent = false;
+        touch.is_late |= !is_told;
         if is_told && touch.changes == told.changes {
             self.touches.remove(dir);
         }

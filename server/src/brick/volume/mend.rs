@@ -10,12 +10,13 @@ use super::names::Seen;
 use super::{PeerCall, PeerReply, Volume};
 use crate::brick::effect::{Claim, Old, Place, Step};
 use crate::brick::meta::Meta;
-use crate::brick::store::BrickStore;
-use brickfs_common::attr::{Kind, Timestamp};
+use crate::brick::store::{BrickStore, TouchedAt};
+use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId};
 use brickfs_common::name::Name;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What was mended may let other things be seen; this many times is looked.
 const PASSES_MAX: usize = 6;
@@ -31,56 +32,75 @@ pub struct Mended {
     pub is_done: bool,
 }
 
+/// One look at everything.
+struct Pass {
+    /// All names have been looked at once, so that directories which moved have their handles.
+    again: bool,
+    /// Something could not be looked at, or not be mended.
+    has_left: AtomicBool,
+}
+
+impl Pass {
+    /// A transaction holds it, somebody changes it, or it could not be mended.
+    fn leave(&self) -> usize {
+        self.has_left.store(true, Ordering::Relaxed);
+        0
+    }
+
+    /// What came of one object.
+    fn count(&self, set: SetId, gfid: &Gfid, result: Result<usize, Errno>) -> usize {
+        result.unwrap_or_else(|error| {
+            tracing::warn!(%set, %gfid, "an object could not be looked at or mended: {error}");
+            self.leave()
+        })
+    }
+}
+
 impl<S: BrickStore> Volume<S> {
     /// Looks through the bricks of this node, until there is nothing to mend.
     pub async fn mend(&self) -> Mended {
         let mut total = 0;
-        for pass in 0..PASSES_MAX {
+        for number in 0..PASSES_MAX {
             // What transactions parked is given back or let go first.
             for _ in 0..3 {
                 self.pass_barriers().await;
             }
-            let (mut mended, mut has_failed) = (0, false);
+            let pass = Pass { again: number > 0, has_left: AtomicBool::new(false) };
+            let mut mended = 0;
             let sets: Vec<SetId> = self.lock().open_sets().map(|engine| engine.id).collect();
             for set in sets {
-                match self.mend_set(set, pass > 0).await {
-                    Ok(count) => mended += count,
-                    Err(error) => {
-                        tracing::warn!(%set, "a brick could not be looked through: {error}");
-                        has_failed = true;
-                    }
-                }
+                mended += self.mend_set(set, &pass).await.unwrap_or_else(|error| {
+                    tracing::warn!(%set, "a brick could not be looked through: {error}");
+                    pass.leave()
+                });
             }
             total += mended;
-            if mended == 0 && pass > 0 {
-                return Mended { total, is_done: !has_failed };
+            if mended == 0 && pass.again {
+                return Mended { total, is_done: !pass.has_left.into_inner() };
             }
         }
         Mended { total, is_done: false }
     }
 
-    /// `again`: all names have been looked at once, so that directories which moved have their handles.
-    async fn mend_set(&self, set: SetId, again: bool) -> Result<usize, Errno> {
-        let mut mended = self.mend_dir(set, Gfid::ROOT, again).await?;
+    async fn mend_set(&self, set: SetId, pass: &Pass) -> Result<usize, Errno> {
+        let mut mended = pass.count(set, &Gfid::ROOT, self.mend_dir(set, Gfid::ROOT, pass).await);
         for first in 0..=u8::MAX {
             let handles = self.lock().set(set)?.store.handles(first)?;
             for (gfid, is_dir) in handles {
-                let count = if is_dir { self.mend_dir(set, gfid, again).await } else { self.mend_file(set, gfid) };
-                match count {
-                    Ok(count) => mended += count,
-                    Err(error) => tracing::warn!(%set, %gfid, "an object could not be mended: {error}"),
-                }
+                let result =
+                    if is_dir { self.mend_dir(set, gfid, pass).await } else { self.mend_file(set, gfid, pass) };
+                mended += pass.count(set, &gfid, result);
             }
         }
         let claimed = self.lock().set(set)?.store.claim_parents()?;
         for dir in claimed {
-            mended += self.mend_claims(set, dir).await?;
+            mended += pass.count(set, &dir, self.mend_claims(set, dir, pass).await);
         }
         Ok(mended)
     }
 
     /// Claims in a directory that no set knows go.
-    async fn mend_claims(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+    async fn mend_claims(&self, set: SetId, dir: Gfid, pass: &Pass) -> Result<usize, Errno> {
         if dir == Gfid::ROOT || self.lock().set(set)?.store.has_dir(&dir)? {
             return Ok(0);
         }
@@ -95,7 +115,10 @@ impl<S: BrickStore> Volume<S> {
         let mut state = self.lock();
         let now = state.now();
         let engine = state.set(set)?;
-        if engine.store.has_dir(&dir)? || !engine.held.holders_in(&dir).is_empty() || engine.held.concerns(&dir) {
+        if !engine.held.holders_in(&dir).is_empty() || engine.held.concerns(&dir) {
+            return Ok(pass.leave());
+        }
+        if engine.store.has_dir(&dir)? {
             return Ok(0);
         }
         engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
@@ -103,12 +126,12 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// A file without a name was being made, or removed.
-    fn mend_file(&self, set: SetId, gfid: Gfid) -> Result<usize, Errno> {
+    fn mend_file(&self, set: SetId, gfid: Gfid, pass: &Pass) -> Result<usize, Errno> {
         let mut state = self.lock();
         let context = state.peer_context();
         let engine = state.set(set)?;
         if engine.held.concerns(&gfid) {
-            return Ok(0);
+            return Ok(pass.leave());
         }
         if engine.store.drop_unfinished(&gfid)? {
             tracing::info!(%set, %gfid, "a file that a loss of power cut short while it was made goes");
@@ -126,16 +149,16 @@ impl<S: BrickStore> Volume<S> {
         Ok(1)
     }
 
-    async fn mend_dir(&self, set: SetId, dir: Gfid, again: bool) -> Result<usize, Errno> {
+    async fn mend_dir(&self, set: SetId, dir: Gfid, pass: &Pass) -> Result<usize, Errno> {
         let home = {
             let mut state = self.lock();
             let now = state.now();
             let engine = state.set(set)?;
             if engine.held.concerns(&dir) {
-                return Ok(0);
+                return Ok(pass.leave());
             }
             if !engine.store.has_dir(&dir)? {
-                if !again {
+                if !pass.again {
                     return Ok(0);
                 }
                 engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
@@ -147,18 +170,15 @@ impl<S: BrickStore> Volume<S> {
             match self.peer(home, PeerCall::GetAttr { gfid: dir }).await? {
                 PeerReply::Attr(Some(attr)) if attr.home == home => {}
                 // A handle on the way to it may be stale until all names have been looked at once.
-                PeerReply::Attr(_) if !again => return Ok(0),
-                PeerReply::Attr(_) => return self.mend_dead_copy(set, dir).await,
+                PeerReply::Attr(_) if !pass.again => return Ok(0),
+                PeerReply::Attr(_) => return self.mend_dead_copy(set, dir, pass).await,
                 _ => return Err(Errno::EPROTO),
             }
         }
         let mut mended = 0;
         let names = self.lock().set(set)?.store.names(&dir)?;
         for name in names {
-            match self.mend_name(set, dir, name).await {
-                Ok(count) => mended += count,
-                Err(error) => tracing::warn!(%set, %dir, "a name could not be mended: {error}"),
-            }
+            mended += pass.count(set, &dir, self.mend_name(set, dir, name, pass).await);
         }
         mended += self.mend_count(set, ObjectRef { gfid: dir, home }).await?;
         Ok(mended)
@@ -166,18 +186,20 @@ impl<S: BrickStore> Volume<S> {
 
     /// The home does not know the directory: removed, then it was empty and what is in it here had been removed
     /// or moved away before; or it has lost that the directory was made. What holds data has lost its place.
-    async fn mend_dead_copy(&self, set: SetId, dir: Gfid) -> Result<usize, Errno> {
+    async fn mend_dead_copy(&self, set: SetId, dir: Gfid, pass: &Pass) -> Result<usize, Errno> {
         let names = self.lock().set(set)?.store.names(&dir)?;
         let mut mended = 0;
         for name in names {
             let found = self.lock().set(set)?.native(&dir, &name)?;
             let Some(meta) = found else { continue };
-            mended += self.displace(set, Place { parent: dir.0, name }, &meta, Displaced::WithoutDirectory).await?;
+            let place = Place { parent: dir.0, name };
+            mended += self.displace(set, place, &meta, Displaced::WithoutDirectory, pass).await?;
         }
         let mut state = self.lock();
         let now = state.now();
         let engine = state.set(set)?;
         if engine.has_entries(&dir)? || engine.held.concerns(&dir) {
+            pass.leave();
             return Ok(mended);
         }
         engine.commit(None, now, vec![Step::RemoveDir { gfid: dir.0 }], Default::default())?;
@@ -185,28 +207,36 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// Takes away a name that leads nowhere. What would be lost with it is rescued, or else reported.
-    async fn displace(&self, set: SetId, place: Place, meta: &Meta, why: Displaced) -> Result<usize, Errno> {
+    async fn displace(
+        &self,
+        set: SetId,
+        place: Place,
+        meta: &Meta,
+        why: Displaced,
+        pass: &Pass,
+    ) -> Result<usize, Errno> {
         let is_worth_it = match (meta.kind, why) {
             (Kind::Directory, _) => self.may_have_entries(set, &meta.gfid).await?,
             (Kind::File, Displaced::WithoutDirectory) => self.has_last_data(set, &place, meta)?,
             // Its name was given to another: so this one was replaced.
             _ => false,
         };
-        if !is_worth_it {
-            return drop_native(&mut self.lock(), set, place, meta);
+        let displaced = match is_worth_it {
+            true => self.rescue(set, place.clone(), meta).await,
+            false => drop_native(&mut self.lock(), set, place.clone(), meta),
+        };
+        match displaced {
+            Ok(Some(())) => Ok(1),
+            Ok(None) => Ok(pass.leave()),
+            Err(error) => {
+                let mut state = self.lock();
+                let store = &mut state.set(set)?.store;
+                let path = store.shown_path(&place.parent(), &place.name);
+                let goal = if is_worth_it { " to lost+found" } else { "" };
+                store.report_damage(format!("{path}: {} has lost its place and cannot go{goal}: {error}", meta.gfid));
+                Ok(pass.leave())
+            }
         }
-        let rescued = self.rescue(set, place.clone(), meta).await;
-        if let Err(error) = rescued {
-            let mut state = self.lock();
-            let store = &mut state.set(set)?.store;
-            let path = store.shown_path(&place.parent(), &place.name);
-            store.report_damage(format!(
-                "{path}: {} has lost its place and cannot go to lost+found: {error}",
-                meta.gfid
-            ));
-            return Ok(0);
-        }
-        rescued
     }
 
     /// Whether a directory that is homed here has entries here, or another set has it, for entries of its own.
@@ -234,7 +264,7 @@ impl<S: BrickStore> Volume<S> {
     }
 
     /// An object that is homed here and named by another set needs that set's claim.
-    async fn mend_name(&self, set: SetId, dir: Gfid, text: Vec<u8>) -> Result<usize, Errno> {
+    async fn mend_name(&self, set: SetId, dir: Gfid, text: Vec<u8>, pass: &Pass) -> Result<usize, Errno> {
         let meta = {
             let mut state = self.lock();
             let engine = state.set(set)?;
@@ -265,16 +295,16 @@ impl<S: BrickStore> Volume<S> {
             let mut state = self.lock();
             let engine = state.set(set)?;
             if engine.held.concerns(&meta.gfid) || !engine.store.bears(&meta.gfid, &dir, name.as_bytes())? {
-                return Ok(0);
+                return Ok(pass.leave());
             }
         }
         if is_hidden {
-            return self.displace(set, place, &meta, Displaced::ByAnother).await;
+            return self.displace(set, place, &meta, Displaced::ByAnother, pass).await;
         }
         tracing::info!(%set, gfid = %meta.gfid, "a name that a loss of power left without a claim gets it back");
         match self.peer(dentry_set, PeerCall::Reclaim { place, old, claim: own }).await? {
             PeerReply::Done => Ok(1),
-            _ => Ok(0),
+            _ => Ok(pass.leave()),
         }
     }
 
@@ -300,7 +330,7 @@ impl<S: BrickStore> Volume<S> {
             (count, usize::from(is_wrong), if dir.home == set { meta.spread } else { Vec::new() })
         };
         if dir.home != set {
-            let touch = PeerCall::Touch { dir: dir.gfid, set, time: Timestamp::default(), subdirs: Some(count) };
+            let touch = PeerCall::Touch { dir: dir.gfid, set, touch: TouchedAt::NEVER, subdirs: Some(count) };
             self.peer(dir.home, touch).await?;
         }
         for (other, told) in spread {
@@ -308,7 +338,7 @@ impl<S: BrickStore> Volume<S> {
                 && let PeerReply::HasDir { has_it: false, .. } =
                     self.peer(other, PeerCall::HasDir { dir: dir.gfid }).await?
             {
-                self.lock().set(set)?.store.touch_from(&dir.gfid, other, Timestamp::default(), Some(0))?;
+                self.lock().set(set)?.store.touch_from(&dir.gfid, other, TouchedAt::NEVER, Some(0))?;
                 mended += 1;
             }
         }
@@ -325,21 +355,21 @@ enum Displaced {
     ByAnother,
 }
 
-/// Takes away a name that leads nowhere, with what has no other one.
+/// Takes away a name that leads nowhere, with what has no other one; `None` if that cannot be now.
 fn drop_native<S: BrickStore>(
     state: &mut super::State<S>,
     set: SetId,
     place: Place,
     meta: &Meta,
-) -> Result<usize, Errno> {
+) -> Result<Option<()>, Errno> {
     let context = state.peer_context();
     let engine = state.set(set)?;
     if engine.held.concerns(&meta.gfid) {
-        return Ok(0);
+        return Ok(None);
     }
     let (step, delta) = if meta.kind == Kind::Directory {
         if engine.has_entries(&meta.gfid)? {
-            return Ok(0);
+            return Ok(None);
         }
         (Step::RemoveDir { gfid: meta.gfid.0 }, -1)
     } else {
@@ -351,5 +381,5 @@ fn drop_native<S: BrickStore>(
     let mut steps = vec![step];
     steps.extend(engine.touch_steps(&[(place.parent(), delta)])?);
     state.commit(set, None, context.now, steps, Default::default())?;
-    Ok(1)
+    Ok(Some(()))
 }

@@ -248,6 +248,8 @@ impl<S: BrickStore> State<S> {
 
     /// A set of this node: EIO if its brick is not served here.
     pub fn set(&mut self, set: SetId) -> Result<&mut SetEngine<S>, Errno> {
+        // Whatever is going to be done with it finds room in its log.
+        self.make_log_room(set);
         match self.sets.get_mut(usize::from(set.0)) {
             Some(Slot::Open(engine)) => Ok(engine),
             Some(Slot::Failed(_) | Slot::Elsewhere) => Err(Errno::EIO),
@@ -287,19 +289,21 @@ impl<S: BrickStore> State<S> {
         steps: Vec<Step>,
         outcome: Outcome,
     ) -> Result<Effect, Errno> {
-        self.make_log_room(set)?;
         let effect = self.set(set)?.commit(asker, time, steps, outcome)?;
         self.clients.remember(set, &effect);
         Ok(effect)
     }
 
     /// Turns the log of a set that is full; the results that clients may still ask for go with it.
-    fn make_log_room(&mut self, set: SetId) -> Result<(), Errno> {
-        if !self.set(set)?.store.log_is_full() {
-            return Ok(());
+    fn make_log_room(&mut self, set: SetId) {
+        let Some(Slot::Open(engine)) = self.sets.get_mut(usize::from(set.0)) else { return };
+        if !engine.store.log_is_full() {
+            return;
         }
         let kept = self.clients.kept_results(set);
-        self.set(set)?.store.turn_log(&kept)
+        if let Err(error) = engine.store.turn_log(&kept) {
+            tracing::error!(%set, "the effect log cannot be turned: {error}");
+        }
     }
 }
 

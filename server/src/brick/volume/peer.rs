@@ -7,7 +7,7 @@ use crate::brick::effect::{Claim, CopyOf, Item, Old, Place, Step};
 use crate::brick::held::HELD_MAX;
 use crate::brick::meta::{Meta, Position};
 use crate::brick::set::{Look, SetEngine};
-use crate::brick::store::BrickStore;
+use crate::brick::store::{BrickStore, TouchedAt};
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
@@ -42,7 +42,7 @@ pub enum PeerCall {
     /// What became of a transaction; of its coordinator.
     Ask { tx: TxId },
     /// Entries of a directory changed at the asking set; of its home (PROTOCOL 28).
-    Touch { dir: Gfid, set: SetId, time: Timestamp, subdirs: Option<u32> },
+    Touch { dir: Gfid, set: SetId, touch: TouchedAt, subdirs: Option<u32> },
     /// The object has lost the name since the dentry set was asked for it: its claim goes, unless something
     /// was done to names there since (`SetEngine::name_changes`).
     DropClaim { place: Place, gfid: Gfid, name_changes: u64 },
@@ -273,14 +273,20 @@ fn serve_now<S: BrickStore>(set: &mut SetEngine<S>, context: &Context, call: &Pe
             set.finish_part(context, tx, *is_committed, items).map(|()| PeerReply::DoneIn { life: set.life })
         }
         PeerCall::Release { tx } => set.release_part(context, tx).map(|()| PeerReply::DoneIn { life: set.life }),
-        PeerCall::Barrier => set.store.flusher()().map(|()| PeerReply::DoneIn { life: set.life }),
+        PeerCall::Barrier => match set.store.flusher()() {
+            Ok(()) => Ok(PeerReply::DoneIn { life: set.life }),
+            Err(error) => {
+                set.fail("a barrier", error);
+                Err(error)
+            }
+        },
         PeerCall::Ask { tx } => Ok(PeerReply::Tx(match tx {
             tx if set.committed.contains_key(tx) => TxState::Committed,
             tx if set.undecided.contains(tx) => TxState::Undecided,
             _ => TxState::Unknown,
         })),
-        PeerCall::Touch { dir, set: from, time, subdirs } => {
-            set.store.touch_from(dir, *from, *time, *subdirs)?;
+        PeerCall::Touch { dir, set: from, touch, subdirs } => {
+            set.store.touch_from(dir, *from, *touch, *subdirs)?;
             serve_now(set, context, &PeerCall::GetAttr { gfid: *dir })
         }
         PeerCall::DropClaim { place, gfid, name_changes } => {

@@ -26,7 +26,7 @@ impl<S: BrickStore> Volume<S> {
         self.settle_all().await;
         for (set, effect) in last {
             if let Ok(engine) = self.lock().set(set) {
-                engine.note_touches(&effect);
+                engine.note_touches(&effect, true);
             }
             self.pass_on_again(set, &effect).await;
         }
@@ -186,9 +186,14 @@ impl<S: BrickStore> Volume<S> {
             let engine = state.set(set)?;
             (engine.store.flusher(), engine.applied)
         };
-        flusher()?;
+        let flushed = flusher();
         let mut state = self.lock();
         let engine = state.set(set)?;
+        if let Err(error) = flushed {
+            // Told once: the next fsync would not hear of it (R8).
+            engine.fail("a barrier", error);
+            return Err(error);
+        }
         engine.flushed = engine.flushed.max(applied);
         Ok(engine.life)
     }

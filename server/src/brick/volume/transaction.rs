@@ -308,7 +308,7 @@ impl<S: BrickStore> SetEngine<S> {
         steps.extend(self.touch_steps(&changes)?);
         self.name_changes += 1;
         let effect = self.commit(None, context.now, steps, Default::default())?;
-        self.note_touches(&effect);
+        self.note_touches(&effect, false);
         match coordinator {
             Some(_) if is_parked => self.held.finish(tx),
             _ => drop(self.held.release(tx)),

@@ -4,8 +4,8 @@ use super::disk::{Inode, Spot};
 use super::{LIMBO, ModelStore};
 use crate::brick::effect::{CopyOf, NewObject, Place, Rest, Stamp, Step};
 use crate::brick::meta::{HAS_DEFAULT_ACL, Meta, Position};
-use crate::brick::store::BrickStore as _;
-use brickfs_common::attr::{Kind, Timestamp};
+use crate::brick::store::{BrickStore as _, TouchedAt};
+use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
 
@@ -361,7 +361,7 @@ impl ModelStore {
         &mut self,
         gfid: &Gfid,
         set: SetId,
-        time: Timestamp,
+        touch: TouchedAt,
         subdirs: Option<u32>,
     ) -> Result<(), Errno> {
         if !self.has_dir(gfid)? {
@@ -372,7 +372,10 @@ impl ModelStore {
         {
             self.rewrite(gfid, |inode| inode.meta.set_spread(set, count))?;
         }
-        self.rewrite(gfid, |inode| inode.mtime = time)
+        self.rewrite(gfid, |inode| {
+            let (ctime, mtime) = (inode.meta.ctime, inode.mtime);
+            inode.mtime = touch.mtime_over(ctime, || mtime).unwrap_or(mtime);
+        })
     }
 
     /// The last call of a change of an object that stays: its ctime and the effect's position.

@@ -11,10 +11,10 @@ pub mod disk;
 mod redo;
 mod transactions;
 
-use super::{BrickStore, DEPTH_MAX, PendingPart, Space};
+use super::{BrickStore, DEPTH_MAX, PendingPart, Space, TouchedAt};
 use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::meta::{HAS_DEFAULT_ACL, Meta};
-use brickfs_common::attr::{Attr, Kind, Timestamp};
+use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
 use disk::{Fs, Inode, Process, SharedDisks, Spot};
@@ -294,8 +294,8 @@ impl BrickStore for ModelStore {
         }
     }
 
-    fn touch_from(&mut self, gfid: &Gfid, set: SetId, time: Timestamp, subdirs: Option<u32>) -> Result<(), Errno> {
-        self.take_touch(gfid, set, time, subdirs)
+    fn touch_from(&mut self, gfid: &Gfid, set: SetId, touch: TouchedAt, subdirs: Option<u32>) -> Result<(), Errno> {
+        self.take_touch(gfid, set, touch, subdirs)
     }
 
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {

@@ -8,7 +8,7 @@ use super::records::dir_handle_text;
 use super::{PosixStore, dir_handle_path, errno, handle_path, open_dir, proc_path};
 use crate::brick::effect::{CopyOf, NewObject, Place, Rest, Stamp, Step};
 use crate::brick::meta::{HAS_ACCESS_ACL, HAS_CAPABILITY, HAS_DEFAULT_ACL, META_XATTR, Meta};
-use crate::brick::store::BrickStore as _;
+use crate::brick::store::{BrickStore as _, TouchedAt};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId};
@@ -360,7 +360,7 @@ impl PosixStore {
         &mut self,
         gfid: &Gfid,
         set: SetId,
-        time: Timestamp,
+        touch: TouchedAt,
         subdirs: Option<u32>,
     ) -> Result<(), Errno> {
         let dir = match self.dir(gfid) {
@@ -374,6 +374,9 @@ impl PosixStore {
         {
             self.rewrite_meta(gfid, |meta| meta.set_spread(set, count))?;
         }
+        let stat = rustix::fs::fstat(&*dir).map_err(errno)?;
+        let mtime = || Timestamp { sec: stat.st_mtime, nsec: stat.st_mtime_nsec as u32 };
+        let Some(time) = touch.mtime_over(self.meta(gfid)?.ctime, mtime) else { return Ok(()) };
         let times = Timestamps { last_access: UTIME_OMIT, last_modification: timespec(Some(time)) };
         rustix::fs::futimens(&*dir, &times).map_err(errno)
     }

@@ -23,7 +23,7 @@ mod records;
 mod redo;
 mod transactions;
 
-use super::{BrickStore, PendingPart, Space};
+use super::{BrickStore, PendingPart, Space, TouchedAt};
 use crate::brick::effect::{Claim, Commitment, Effect, Stamp, Step};
 use crate::brick::format::DOT_DIR;
 use crate::brick::log::EffectLog;
@@ -438,8 +438,8 @@ impl BrickStore for PosixStore {
         Ok(names)
     }
 
-    fn touch_from(&mut self, gfid: &Gfid, set: SetId, time: Timestamp, subdirs: Option<u32>) -> Result<(), Errno> {
-        self.take_touch(gfid, set, time, subdirs)
+    fn touch_from(&mut self, gfid: &Gfid, set: SetId, touch: TouchedAt, subdirs: Option<u32>) -> Result<(), Errno> {
+        self.take_touch(gfid, set, touch, subdirs)
     }
 
     fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {

@@ -7,7 +7,7 @@ use super::{DOT_DIR, PosixStore};
 use brickfs_common::errno::Errno;
 use rustix::fd::AsFd;
 use rustix::fs::{AtFlags, StatxFlags};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
 const CLEAN: &str = "clean\n";
@@ -27,6 +27,12 @@ fn this_mount(root: impl AsFd) -> io::Result<String> {
     Ok(format!("{} {mount}\n", boot.trim()))
 }
 
+fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let file = std::fs::OpenOptions::new().create(true).write(true).truncate(true).open(path)?;
+    (&file).write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 impl PosixStore {
     /// Whether power may have been lost since the brick was last used; if not, notes that it is used now.
     pub(super) fn look_at_mount(&self) -> Result<bool, Errno> {
@@ -39,7 +45,8 @@ impl PosixStore {
             Err(error) if error.kind() == ErrorKind::InvalidData => return Ok(true),
             Err(error) => return Err(io_errno(error)),
         }
-        std::fs::write(file(&self.path), now).map_err(io_errno)?;
+        // On the disk before anything is changed: what it replaces says that nothing can have been lost.
+        write_durably(&file(&self.path), &now).map_err(io_errno)?;
         Ok(false)
     }
 
@@ -62,7 +69,7 @@ impl PosixStore {
     }
 
     fn note(&self, text: io::Result<String>) {
-        if let Err(error) = text.and_then(|text| std::fs::write(file(&self.path), text)) {
+        if let Err(error) = text.and_then(|text| write_durably(&file(&self.path), &text)) {
             tracing::warn!(brick = %self.path.display(), "the brick will be looked through again: {error}");
         }
     }

@@ -28,8 +28,8 @@ pub struct Node {
     /// It has recovered and serves clients.
     pub is_serving: Arc<AtomicBool>,
     pub is_paused: bool,
-    /// Power was lost since it was last started.
-    pub lost_power: bool,
+    /// Power was lost since it was last looked through.
+    pub lost_power: Arc<AtomicBool>,
 }
 
 /// Whether a task can go on.
@@ -101,7 +101,7 @@ impl Cluster {
             process: Arc::default(),
             is_serving: Arc::default(),
             is_paused: false,
-            lost_power: false,
+            lost_power: Arc::default(),
         };
         let mut cluster = Cluster {
             shared: Arc::new(Shared::new(shape.seed)),
@@ -154,12 +154,12 @@ impl Cluster {
         let Some((volume, last)) = self.open(node) else { return };
         self.nodes[node].volume = Some(volume.clone());
         let is_serving = self.nodes[node].is_serving.clone();
-        let lost_power = std::mem::take(&mut self.nodes[node].lost_power);
+        let lost_power = self.nodes[node].lost_power.clone();
         let recover = async move {
             volume.recover(last).await;
             is_serving.store(true, Ordering::Relaxed);
-            if lost_power {
-                volume.mend().await;
+            if lost_power.load(Ordering::Relaxed) && volume.mend().await.is_done {
+                lost_power.store(false, Ordering::Relaxed);
             }
         };
         self.spawn(node, "recover".into(), Box::pin(recover));
@@ -213,7 +213,7 @@ impl Cluster {
             }
             let mut effects = self.disks.lock().log(set);
             let mut store = ModelStore::open(set, self.disks.clone(), process.clone(), keeps_dirs);
-            redo_last(&mut store, &mut effects, self.nodes[node].lost_power);
+            redo_last(&mut store, &mut effects, self.nodes[node].lost_power.load(Ordering::Relaxed));
             let dropped = drop_unchanged(&mut store, set);
             let seq = first_seq(&effects, world.now());
             if process.is_dead() {
@@ -270,7 +270,7 @@ impl Cluster {
             let rng = &mut self.rng;
             self.disks.lock().lose_power(device, |count| rng.below(count));
         }
-        self.nodes[node].lost_power = true;
+        self.nodes[node].lost_power.store(true, Ordering::Relaxed);
         self.shared.note(|| format!("node {node} has lost power"));
     }
 
