@@ -313,3 +313,182 @@ impl std::fmt::Display for Step {
         write!(f, "{what} {}", Gfid(id))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: [u8; 16] = [0xa; 16];
+    const B: [u8; 16] = [0xb; 16];
+
+    fn place(parent: [u8; 16], name: &str) -> Place {
+        Place { parent, name: name.into() }
+    }
+
+    /// Every step, with every kind of item in it, and its bytes as later versions have to read them.
+    fn golden_steps() -> Vec<(Step, &'static str)> {
+        let position = Position { epoch: 1, seq: 300 };
+        let (tx, time) = (TxId([7; 16]), Timestamp { sec: -1, nsec: 5 });
+        let claim = Claim { gfid: B, home: SetId(3) };
+        let object = NewObject {
+            gfid: A,
+            kind: Kind::Symlink,
+            perm: 0o777,
+            uid: 1,
+            gid: 2,
+            project: 3,
+            rdev: 4,
+            target: b"t".to_vec(),
+            access_acl: Some(vec![1]),
+            default_acl: None,
+        };
+        let copy = CopyOf {
+            gfid: A,
+            home: SetId(1),
+            position,
+            perm: 0o2755,
+            uid: 1,
+            gid: 2,
+            project: 3,
+            default_acl: Some(vec![9]),
+        };
+        let items = vec![
+            Item::Name { place: place(A, "n"), new: Some(claim), old: Old::Absent },
+            Item::Name { place: place(A, "o"), new: None, old: Old::Native(B, Kind::File) },
+            Item::Name { place: place(A, "p"), new: None, old: Old::Claim(claim) },
+            Item::Drop { place: place(A, "d"), gfid: B },
+            Item::Move { gfid: B, from: place(A, "f"), to: place(B, "t") },
+            Item::Close { gfid: B },
+        ];
+        let commitment = Commitment {
+            participants: vec![(SetId(2), vec![Item::Close { gfid: B }])],
+            change: Some(Change { gfid: A, name: Some(place(B, "c")), position }),
+        };
+        let set_attr = Step::SetAttr {
+            gfid: A,
+            perm: Some(0o644),
+            uid: None,
+            gid: Some(5),
+            size: Some(300),
+            atime: Some(time),
+            mtime: None,
+        };
+        let finish = Step::Finish {
+            tx,
+            is_committed: true,
+            items: items.clone(),
+            rests: vec![None, Some(Rest::Gone)],
+            parts: 1,
+            is_parked: true,
+        };
+        vec![
+            (
+                Step::Make { place: place(A, "m"), object },
+                "000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a02ff0301020304\
+                      017401010100",
+            ),
+            (
+                Step::Copy { place: place(A, "m"), copy: copy.clone() },
+                "010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b01\
+                      0203010109",
+            ),
+            (
+                Step::Link { gfid: A, place: place(B, "l") },
+                "020a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016c",
+            ),
+            (
+                Step::Unlink { gfid: A, place: place(B, "u"), rest: Rest::Linked },
+                "030a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017500",
+            ),
+            (Step::RemoveDir { gfid: A }, "040a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"),
+            (
+                Step::Move { gfid: A, from: place(A, "f"), to: place(B, "t"), replaced: Some((B, Rest::Orphan)) },
+                "050a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0174010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b01",
+            ),
+            (
+                Step::Exchange { first: A, from: place(A, "f"), second: B, to: place(B, "t") },
+                "060a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0174",
+            ),
+            (
+                Step::Follow { gfid: A, to: place(B, "t"), position },
+                "070a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017401ac02",
+            ),
+            (Step::Inherit { copy }, "080a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b010203010109"),
+            (
+                Step::DropClaim { place: place(A, "c"), gfid: B },
+                "090a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01630b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
+            ),
+            (Step::TouchDir { gfid: A, subdirs: Some(2) }, "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102"),
+            (set_attr, "0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01a40300010501ac0201010500"),
+            (
+                Step::Xattr { gfid: A, name: b"user.x".to_vec(), value: Some(b"v".to_vec()) },
+                "0c0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a06757365722e78010176",
+            ),
+            (
+                Step::Write { gfid: A, offset: 300, length: 5, append: true },
+                "0d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0aac020501",
+            ),
+            (
+                Step::Fallocate { gfid: A, mode: -1, offset: 1, length: 300 },
+                "0e0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02",
+            ),
+            (
+                Step::Prepare { tx, part: 1, coordinator: SetId(2), items },
+                "0f07070707070707070707070707070707010206000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b\
+                      0b0b0b0b0b0b0b0b0b0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b0b00000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
+                      0b020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
+            ),
+            (
+                finish,
+                "10070707070707070707070707070707070106000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b00000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b0b\
+                      0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
+                      020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
+                      0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020001020101",
+            ),
+            (
+                Step::Release { tx, parts: 1, parked: vec![(0, A, Some(Rest::Gone)), (1, B, None)] },
+                "11070707070707070707070707070707070102000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102010b0b0b\
+                      0b0b0b0b0b0b0b0b0b0b0b0b0b00",
+            ),
+            (
+                Step::Commit { tx, commitment },
+                "1207070707070707070707070707070707010201030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b010a0a0a0a\
+                      0a0a0a0a0a0a0a0a0a0a0a0a010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016301ac02",
+            ),
+            (Step::Flushed { tx }, "1307070707070707070707070707070707"),
+            (Step::Forget { tx }, "1407070707070707070707070707070707"),
+        ]
+    }
+
+    #[test]
+    fn every_step_keeps_its_golden_bytes() {
+        let steps = golden_steps();
+        for (number, (step, golden)) in steps.iter().enumerate() {
+            let bytes = postcard::to_allocvec(step).unwrap();
+            assert_eq!(usize::from(bytes[0]), number, "{step}: a step keeps its number, and none is left out here");
+            let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(&hex, golden, "{step}");
+            assert_eq!(&postcard::from_bytes::<Step>(&bytes).unwrap(), step);
+        }
+    }
+
+    #[test]
+    fn an_outcome_keeps_its_golden_bytes() {
+        let outcome = Outcome {
+            object: Some((A, SetId(1))),
+            parent: None,
+            new_parent: Some((B, SetId(2))),
+            written: Some((5, 300)),
+            aborted: true,
+        };
+        let hex: String = postcard::to_allocvec(&outcome).unwrap().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, "010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0100010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020105ac0201");
+    }
+}

@@ -310,7 +310,11 @@ mod tests {
         assert_eq!(clients.kept_results(SetId(1)).iter().map(|e| e.request).collect::<Vec<_>>(), [3]);
         assert!(clients.kept_results(SetId(0)).is_empty());
         clients.remember(SetId(1), &clients.kept_results(SetId(1)).pop().map(|e| Effect { request: 9, ..e }).unwrap());
-        assert_eq!(clients.kept_results(SetId(1)).iter().map(|e| e.request).collect::<Vec<_>>(), [9, 3], "newest first");
+        assert_eq!(
+            clients.kept_results(SetId(1)).iter().map(|e| e.request).collect::<Vec<_>>(),
+            [9, 3],
+            "newest first"
+        );
         assert_eq!(clients.client(A).lowest_unanswered, 3);
     }
 }
