@@ -124,7 +124,7 @@ fn check_mountpoint(path: &Path) -> anyhow::Result<()> {
 fn check_hosts(plan: &MountPlan, map: &VolumeMap) -> anyhow::Result<()> {
     let Some((hosts, _)) = plan.source.split_once(":/") else { return Ok(()) };
     let members = || map.sets.iter().flat_map(|set| &set.members);
-    let is_node = |host: &str| members().any(|member| member.node_name == host);
+    let is_node = |host: &str| members().any(|member| member.node_name.eq_ignore_ascii_case(host));
     ensure!(
         plan.socket.is_some() || hosts.split(',').any(|host| is_node(host) || is_this_machine(host)),
         "'{hosts}' is not this machine, and its brickd can be reached there only: to mount a volume of this machine write \

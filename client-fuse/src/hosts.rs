@@ -5,7 +5,10 @@ use std::net::{ToSocketAddrs as _, UdpSocket};
 
 /// Whether a host is this machine.
 pub fn is_this_machine(host: &str) -> bool {
-    host == "localhost" || rustix::system::uname().nodename().to_str() == Ok(host) || has_own_address(host)
+    let is_own_name = |own: &str| own.eq_ignore_ascii_case(host);
+    is_own_name("localhost")
+        || rustix::system::uname().nodename().to_str().is_ok_and(is_own_name)
+        || has_own_address(host)
 }
 
 /// Whether a name or number leads to an address of this machine: only to such a one can a socket be bound.

@@ -72,10 +72,12 @@ fn clear_abandoned(base: &Path) {
 }
 
 fn clear(path: &Path) {
+    // An image may lie in a mount of its own: once that is gone, its path says nothing.
+    let devices = loops_below(path);
     // Clients first: a client whose server is gone waits for it.
     kernel_mounts::detach_below(path);
     end_processes(path);
-    detach_loops(path);
+    detach(devices);
     if let Err(error) = fs::remove_dir_all(path) {
         eprintln!("cannot remove {}: {error}", path.display());
     }
@@ -89,16 +91,21 @@ fn end_processes(path: &Path) {
     }
 }
 
-fn detach_loops(path: &Path) {
-    let Ok(devices) = fs::read_dir("/sys/block") else { return };
-    for device in devices.flatten() {
+/// Loop devices whose images lie below a directory.
+fn loops_below(path: &Path) -> Vec<PathBuf> {
+    let is_below = |device: &fs::DirEntry| {
         let backing = fs::read_to_string(device.path().join("loop/backing_file")).unwrap_or_default();
         let backing = backing.trim_end_matches('\n').trim_end_matches(" (deleted)");
-        if Path::new(backing).starts_with(path) {
-            let device = Path::new("/dev").join(device.file_name());
-            if let Err(error) = run(Command::new("losetup").arg("-d").arg(&device)).and_then(|ran| ran.ok()) {
-                eprintln!("cannot detach {}: {error:#}", device.display());
-            }
+        Path::new(backing).starts_with(path)
+    };
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten().filter(is_below);
+    devices.map(|device| Path::new("/dev").join(device.file_name())).collect()
+}
+
+fn detach(devices: Vec<PathBuf>) {
+    for device in devices {
+        if let Err(error) = run(Command::new("losetup").arg("-d").arg(&device)).and_then(|ran| ran.ok()) {
+            eprintln!("cannot detach {}: {error:#}", device.display());
         }
     }
 }

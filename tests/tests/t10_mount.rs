@@ -13,6 +13,7 @@ use brickfs_tests::process::find_processes;
 use brickfs_tests::run::{Ran, program, project_dir, run, shell};
 use rustix::io::Errno;
 use rustix::process::Signal;
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -394,4 +395,48 @@ fn make_install_places_everything_and_uninstall_takes_it_away() {
         ensure!(left.is_empty(), "uninstall leaves {left}");
         Ok(())
     });
+}
+
+#[test]
+fn a_volume_has_up_to_64_bricks_and_brickd_listens_on_no_port() {
+    case(MOUNT, |case| {
+        const BRICKS: usize = 64;
+        let mut cluster = Cluster::playground(&case.in_memory()?.join("p"), BRICKS, &[])?;
+        let dir = cluster.mount().join("dir");
+        fs::create_dir(&dir).at(&dir)?;
+        for number in 0..20 * BRICKS {
+            let path = dir.join(format!("f{number}"));
+            fs::write(&path, number.to_string()).at(&path)?;
+        }
+        for brick in cluster.bricks() {
+            let count = fs::read_dir(brick.join("dir")).at(brick)?.count();
+            ensure!((1..=100).contains(&count), "{} has {count} of {} files", brick.display(), 20 * BRICKS);
+        }
+        let sockets = sockets_of(cluster.brickd()?.pid())?;
+        for table in ["tcp", "tcp6", "udp", "udp6"] {
+            let path = Path::new("/proc/net").join(table);
+            let Ok(text) = fs::read_to_string(&path) else { continue }; // a kernel without it
+            let inodes = text.lines().skip(1).filter_map(|line| line.split_ascii_whitespace().nth(9));
+            let open: Vec<&str> = inodes.filter(|inode| sockets.contains(*inode)).collect();
+            ensure!(open.is_empty(), "brickd has {} sockets in {}", open.len(), path.display());
+        }
+        ensure!(!sockets.is_empty(), "not even its Unix socket is seen");
+        cluster.kill_brickd()?;
+        cluster.start_brickd()?;
+        cluster.remount()?;
+        ensure!(fs::read_dir(&dir).at(&dir)?.count() == 20 * BRICKS);
+        for number in 0..20 * BRICKS {
+            let path = dir.join(format!("f{number}"));
+            ensure!(fs::read_to_string(&path).at(&path)? == number.to_string());
+        }
+        Ok(())
+    });
+}
+
+/// The inodes of a process's sockets.
+fn sockets_of(pid: u32) -> anyhow::Result<HashSet<String>> {
+    let fds = PathBuf::from(format!("/proc/{pid}/fd"));
+    let targets = fs::read_dir(&fds).at(&fds)?.flatten().filter_map(|fd| fs::read_link(fd.path()).ok());
+    let inode = |target: PathBuf| Some(target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned());
+    Ok(targets.filter_map(inode).collect())
 }

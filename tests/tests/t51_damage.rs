@@ -5,6 +5,7 @@ use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
 use brickfs_tests::case::{Case, case};
 use brickfs_tests::cluster::{Cluster, VOLUME};
+use brickfs_tests::eventually::eventually_ok;
 use brickfs_tests::needs::MOUNT;
 use brickfs_tests::run::shell;
 use brickfs_tests::tree::{Detail, Tree, xattrs_of};
@@ -12,8 +13,10 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const FILES: usize = 40;
+const LOOK_TIMEOUT: Duration = Duration::from_secs(20);
 /// Long enough for a brick that is served, short for one that is not.
 const PATIENCE: [&str; 2] = ["--timeout", "3"];
 
@@ -169,6 +172,50 @@ fn a_garbled_claim_is_reported_and_the_rest_served() {
         ensure!(said.contains(&format!("f{number}")), "the damage of f{number} is told as {said}");
         Ok(())
     });
+}
+
+#[test]
+fn what_a_hand_has_put_among_the_records_of_transactions_is_reported_and_the_rest_served() {
+    case(MOUNT, |case| {
+        let mut cluster = filled(case)?;
+        cluster.stop_brickd()?;
+        let dot = cluster.bricks()[0].join(".brickfs");
+        fs::write(dot.join("pending/note"), "x").at(&dot)?;
+        std::os::unix::fs::symlink("garbage", dot.join("commits/00000000000000000000000000000000")).at(&dot)?;
+        fs::create_dir_all(dot.join("tmp/a/b")).at(&dot)?;
+        cluster.start_brickd()?;
+        let (good, bad) = read_all(&cluster, "after")?;
+        ensure!(good.len() == FILES && bad.is_empty(), "these fail: {bad:?}");
+        let status = cluster.status()?;
+        ensure!(status["bricks"][0]["online"] == true, "{status:#}");
+        let said = status["bricks"][0]["damage"].to_string();
+        ensure!(said.contains("pending note") && said.contains("commit 0000"), "the damage is told as {said}");
+        ensure!(!dot.join("tmp/a").exists());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_directory_of_ours_that_is_missing_is_made_again_and_filled() {
+    for missing in ["pending", "commits", "parked", "clients", "handles", "orphans", "claims", "limbo", "tmp"] {
+        case(MOUNT, |case| {
+            let mut cluster = filled(case)?;
+            cluster.stop_brickd()?;
+            let dir = cluster.bricks()[0].join(".brickfs").join(missing);
+            fs::remove_dir_all(&dir).at(&dir)?;
+            cluster.start_brickd()?;
+            let told = cluster.status()?["bricks"][0]["damage"].to_string();
+            ensure!(told.contains(&format!("{missing} was missing")), "{missing}: {told}");
+            eventually_ok("the brick has been looked through", LOOK_TIMEOUT, || {
+                let status = cluster.status()?;
+                ensure!(status["bricks"][0]["mending"] == false, "{status:#}");
+                Ok(())
+            })?;
+            let (good, bad) = read_all(&cluster, "after").with_context(|| missing.to_owned())?;
+            ensure!(good.len() == FILES && bad.is_empty(), "{missing}: these fail: {bad:?}");
+            Ok(())
+        });
+    }
 }
 
 /// The first brick must be refused at start with all of `words`, nothing written there, and the others served.

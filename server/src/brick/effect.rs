@@ -326,6 +326,7 @@ mod tests {
     }
 
     /// Every step, with every kind of item in it, and its bytes as later versions have to read them.
+    #[allow(clippy::too_many_lines)] // a table
     fn golden_steps() -> Vec<(Step, &'static str)> {
         let position = Position { epoch: 1, seq: 300 };
         let (tx, time) = (TxId([7; 16]), Timestamp { sec: -1, nsec: 5 });

@@ -105,7 +105,7 @@ pub struct SetEngine<S> {
 
 impl<S: BrickStore> SetEngine<S> {
     /// The engine of a set whose log ends at `position`, with what transactions left on the brick.
-    pub fn new(id: SetId, store: S, position: Position) -> Result<SetEngine<S>, Errno> {
+    pub fn new(id: SetId, mut store: S, position: Position) -> Result<SetEngine<S>, Errno> {
         let mut held = Held::default();
         let parts = store.pending_parts()?;
         let finished: HashSet<TxId> = parts.iter().filter(|part| part.is_finished).map(|part| part.tx).collect();

@@ -124,10 +124,10 @@ pub trait BrickStore: Send + 'static {
     fn touch_from(&mut self, gfid: &Gfid, set: SetId, touch: TouchedAt, subdirs: Option<u32>) -> Result<(), Errno>;
 
     /// What transactions hold here.
-    fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno>;
+    fn pending_parts(&mut self) -> Result<Vec<PendingPart>, Errno>;
     /// Transactions that were committed here and not yet forgotten, with what others have to do about them
     /// and whether it has all reached the disks.
-    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno>;
+    fn commits(&mut self) -> Result<Vec<(TxId, Commitment, bool)>, Errno>;
 
     /// The objects whose gfids begin with a byte, and whether they are directories. A directory may have
     /// gone and left its handle.

@@ -302,6 +302,10 @@ impl State<PosixStore> {
         };
         let mut others: Vec<DeviceFlush> = Vec::new();
         for engine in self.open_sets().filter(|engine| engine.applied != engine.flushed) {
+            // A name above the file may be among what its disk has lost.
+            if engine.failed.is_some() {
+                return Err(Errno::EIO);
+            }
             let (device, covered) = (engine.store.device(), (engine.id, engine.applied));
             match others.iter_mut().find(|other| other.device == device) {
                 Some(other) => other.covered.push(covered),

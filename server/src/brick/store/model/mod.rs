@@ -298,7 +298,7 @@ impl BrickStore for ModelStore {
         self.take_touch(gfid, set, touch, subdirs)
     }
 
-    fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {
+    fn pending_parts(&mut self) -> Result<Vec<PendingPart>, Errno> {
         let part = |fs: &Fs, (tx, part): &(TxId, u16), (coordinator, items): &(SetId, Vec<_>)| PendingPart {
             tx: *tx,
             part: *part,
@@ -309,7 +309,7 @@ impl BrickStore for ModelStore {
         Ok(self.fs(|fs| fs.pending.iter().map(|(key, held)| part(fs, key, held)).collect()))
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
+    fn commits(&mut self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         let commits = |fs: &Fs| fs.commits.iter().map(|(tx, (list, flushed))| (*tx, list.clone(), *flushed)).collect();
         Ok(self.fs(commits))
     }

@@ -104,7 +104,7 @@ impl PosixStore {
         Ok(true)
     }
 
-    fn make_bucket(&mut self, gfid: &Gfid) -> Result<(), Errno> {
+    pub(super) fn make_bucket(&mut self, gfid: &Gfid) -> Result<(), Errno> {
         let bucket = [gfid.0[0], gfid.0[1]];
         if self.made_buckets.contains(&bucket) {
             return Ok(());

@@ -36,8 +36,10 @@ use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat};
 use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,6 +101,13 @@ pub struct PosixStore {
     bucket: ([u8; 2], u32),
 }
 
+/// Where the counting of changes begins: the clock in microseconds is above all that an earlier process has counted.
+/// Mounts keep the attributes with the higher count for as long as they hold.
+fn first_change() -> u64 {
+    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_epoch.map_or(0, |since| since.as_micros() as u64)
+}
+
 /// Relative path of an object's handle below `handles`.
 fn handle_path(gfid: &Gfid) -> String {
     format!("{:02x}/{:02x}/{}", gfid.0[0], gfid.0[1], gfid.hex())
@@ -143,7 +152,15 @@ impl PosixStore {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(errno)?;
         let dot = open_dir(root.as_fd(), DOT_DIR.as_bytes())?;
-        let sub = |name: &[u8]| open_dir(dot.as_fd(), name);
+        let mut missing = Vec::new();
+        let mut sub = |name: &'static str| match open_dir(dot.as_fd(), name.as_bytes()) {
+            Err(Errno::ENOENT) => {
+                rustix::fs::mkdirat(&dot, name, Mode::RWXU).map_err(errno)?;
+                missing.push(name);
+                open_dir(dot.as_fd(), name.as_bytes())
+            }
+            opened => opened,
+        };
         let device = rustix::fs::fstat(&root).map_err(errno)?.st_dev;
         let mut store = PosixStore {
             set,
@@ -153,27 +170,32 @@ impl PosixStore {
             lost_power: false,
             damage: Vec::new(),
             is_redoing: false,
-            pending: sub(b"pending")?,
-            commits: sub(b"commits")?,
-            parked: sub(b"parked")?,
-            clients: sub(b"clients")?,
+            pending: sub("pending")?,
+            commits: sub("commits")?,
+            parked: sub("parked")?,
+            clients: sub("clients")?,
             parked_links: HashMap::new(),
             parked_dirs: HashSet::new(),
-            handles: sub(b"handles")?,
-            orphans: sub(b"orphans")?,
-            claims: sub(b"claims")?,
-            limbo: sub(b"limbo")?,
-            tmp: sub(b"tmp")?,
+            handles: sub("handles")?,
+            orphans: sub("orphans")?,
+            claims: sub("claims")?,
+            limbo: sub("limbo")?,
+            tmp: sub("tmp")?,
             root: Arc::new(root),
             dirs: LruCache::new(DIR_CACHE),
             files: LruCache::new(FILE_CACHE),
             metas: LruCache::new(META_CACHE),
             changes: LruCache::new(META_CACHE),
-            changes_count: 0,
+            changes_count: first_change(),
             made_buckets: HashSet::new(),
             bucket: (rand::random(), 0),
         };
         store.lost_power = store.look_at_mount()?;
+        for name in missing {
+            // Looked through, everything gets its handle and its claim again.
+            store.lost_power = true;
+            store.report_damage(format!("{DOT_DIR}/{name} was missing and is made again"));
+        }
         store.clear_tmp()?;
         store.count_parked_links()?;
         store.heal_limbo()?;
@@ -218,13 +240,18 @@ impl PosixStore {
                 Err(rustix::io::Errno::NOTDIR) => {
                     rustix::fs::unlinkat(&self.tmp, &name[..], AtFlags::empty()).map_err(errno)?;
                 }
+                // Not made by us: ours are empty.
+                Err(rustix::io::Errno::NOTEMPTY) => {
+                    let path = self.path.join(DOT_DIR).join("tmp").join(OsStr::from_bytes(&name));
+                    std::fs::remove_dir_all(path)?;
+                }
                 other => other.map_err(errno)?,
             }
         }
         Ok(())
     }
 
-    /// The counter of entry changes of a directory: it has never been lower in this process.
+    /// The counter of entry changes of a directory: it has never been lower, not in an earlier process either.
     fn change(&mut self, gfid: &Gfid) -> u64 {
         let seed = self.changes_count;
         *self.changes.get_or_insert(*gfid, || seed)
@@ -442,11 +469,11 @@ impl BrickStore for PosixStore {
         self.take_touch(gfid, set, touch, subdirs)
     }
 
-    fn pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {
+    fn pending_parts(&mut self) -> Result<Vec<PendingPart>, Errno> {
         self.read_pending_parts()
     }
 
-    fn commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
+    fn commits(&mut self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
         self.read_commits()
     }
 
@@ -475,6 +502,7 @@ impl BrickStore for PosixStore {
 
     fn heal_file_handle(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<(), Errno> {
         let dir = self.dir(parent)?;
+        self.make_bucket(gfid)?;
         match rustix::fs::linkat(&*dir, name, &self.handles, handle_path(gfid), AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
             Err(error) => Err(errno(error)),

@@ -3,7 +3,7 @@
 
 use super::apply::unless;
 use super::records::{claim_text, commit_text, pending_text, read_commit, read_pending};
-use super::{PosixStore, claim_path, errno, open_dir};
+use super::{DOT_DIR, PosixStore, claim_path, errno, open_dir};
 use crate::brick::effect::{Claim, Commitment, Item, Old, Place, Rest, Stamp, Step};
 use crate::brick::store::{BrickStore as _, PendingPart};
 use brickfs_common::attr::Kind;
@@ -275,37 +275,49 @@ impl PosixStore {
         unless(rustix::fs::unlinkat(&self.claims, name.as_str(), AtFlags::REMOVEDIR), Sys::NOENT)
     }
 
-    pub(super) fn read_pending_parts(&self) -> Result<Vec<PendingPart>, Errno> {
-        let mut parts = Vec::new();
-        for name in self.own_names(self.pending.as_fd())? {
-            let text = rustix::fs::readlinkat(&self.pending, &name[..], Vec::new()).map_err(errno)?;
-            let is_finished = name.ends_with(FINISHED.as_bytes());
-            let stem = if is_finished { &name[..name.len() - FINISHED.len()] } else { &name[..] };
-            let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.split_once('-'));
-            let tx = tx.and_then(|(tx, part)| Some((tx.parse::<TxId>().ok()?, part.parse().ok()?)));
-            let (Some((tx, part)), Some((coordinator, items))) = (tx, read_pending(text.as_bytes())) else {
-                tracing::error!(brick = %self.path.display(), "pending {} is damaged", name.escape_ascii());
-                return Err(Errno::EIO);
+    /// Reads the records of a directory of ours, symbolic links all. What is none is reported, and the rest counts.
+    fn read_links<T>(
+        &mut self,
+        (dir, what): (&str, &str),
+        read: impl Fn(&[u8], &[u8]) -> Option<T>,
+    ) -> Result<Vec<T>, Errno> {
+        let dir = open_dir(self.root.as_fd(), format!("{DOT_DIR}/{dir}").as_bytes())?;
+        let mut records = Vec::new();
+        for name in self.own_names(dir.as_fd())? {
+            let record = match rustix::fs::readlinkat(&dir, &name[..], Vec::new()) {
+                Ok(text) => read(&name, text.as_bytes()),
+                Err(Sys::INVAL) => None,
+                Err(error) => return Err(errno(error)),
             };
-            parts.push(PendingPart { tx, part, coordinator, items, is_finished });
+            match record {
+                Some(record) => records.push(record),
+                None => self.report_damage(format!("{what} {} is damaged", name.escape_ascii())),
+            }
         }
+        Ok(records)
+    }
+
+    pub(super) fn read_pending_parts(&mut self) -> Result<Vec<PendingPart>, Errno> {
+        let read = |name: &[u8], text: &[u8]| {
+            let (stem, is_finished) = without_suffix(name, FINISHED);
+            let (tx, part) = std::str::from_utf8(stem).ok()?.split_once('-')?;
+            let (coordinator, items) = read_pending(text)?;
+            Some(PendingPart { tx: tx.parse().ok()?, part: part.parse().ok()?, coordinator, items, is_finished })
+        };
+        let mut parts = self.read_links(("pending", "pending"), read)?;
         parts.sort_by_key(|part| (part.tx, part.part));
         Ok(parts)
     }
 
-    pub(super) fn read_commits(&self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
-        let mut commits = Vec::new();
-        for name in self.own_names(self.commits.as_fd())? {
-            let text = rustix::fs::readlinkat(&self.commits, &name[..], Vec::new()).map_err(errno)?;
-            let is_flushed = name.ends_with(FLUSHED.as_bytes());
-            let stem = if is_flushed { &name[..name.len() - FLUSHED.len()] } else { &name[..] };
-            let tx = std::str::from_utf8(stem).ok().and_then(|stem| stem.parse::<TxId>().ok());
-            let (Some(tx), Some(commitment)) = (tx, read_commit(text.as_bytes())) else {
-                tracing::error!(brick = %self.path.display(), "commit {} is damaged", name.escape_ascii());
-                return Err(Errno::EIO);
-            };
-            commits.push((tx, commitment, is_flushed));
-        }
-        Ok(commits)
+    pub(super) fn read_commits(&mut self) -> Result<Vec<(TxId, Commitment, bool)>, Errno> {
+        let read = |name: &[u8], text: &[u8]| {
+            let (stem, is_flushed) = without_suffix(name, FLUSHED);
+            Some((std::str::from_utf8(stem).ok()?.parse().ok()?, read_commit(text)?, is_flushed))
+        };
+        self.read_links(("commits", "commit"), read)
     }
+}
+
+fn without_suffix<'a>(name: &'a [u8], suffix: &str) -> (&'a [u8], bool) {
+    name.strip_suffix(suffix.as_bytes()).map_or((name, false), |stem| (stem, true))
 }
