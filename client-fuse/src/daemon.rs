@@ -156,6 +156,12 @@ fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, 
             fs.tick(now);
         }
     });
+    let losing = Arc::downgrade(&fs);
+    volume.on_locks_lost(move |objects| {
+        if let Some(fs) = losing.upgrade() {
+            fs.lose_locks(objects);
+        }
+    });
     let session = start_session(Mount(fs.clone()), &plan.mountpoint, &options)?;
     let session = session.spawn().context("cannot start the FUSE session")?;
     invalidate_as_asked(fs.clone(), session.notifier())?;
@@ -165,14 +171,15 @@ fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, 
     Ok((session, volume, fs))
 }
 
-/// Tells the kernel to drop the pages of inodes whose writes failed. This may wait for a page that is being
-/// read through this mount, hence a thread of its own.
+/// Tells the kernel to drop the pages of inodes whose writes failed or that are locked. This may wait for a page that is
+/// being read through this mount, hence a thread of its own.
 fn invalidate_as_asked(fs: Arc<Fs>, notifier: fuser::Notifier) -> anyhow::Result<()> {
     let run = move || {
-        while let Some(ino) = fs.invalidations.next() {
+        while let Some((ino, then)) = fs.invalidations.next() {
             if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino), 0, 0) {
-                tracing::warn!(ino, "the kernel keeps pages of a write that failed: {error}");
+                tracing::warn!(ino, "the kernel keeps pages that may be wrong: {error}");
             }
+            then.into_iter().for_each(|then| then());
         }
     };
     std::thread::Builder::new().name("brickfs-inval".into()).spawn(run).context("no thread for the kernel's cache")?;

@@ -2,6 +2,7 @@
 //! run once, the write-behind queues. The mount (`client-fuse`) is a thin adapter over it.
 
 mod driving;
+mod locks;
 mod opens;
 mod outgoing;
 mod pending;

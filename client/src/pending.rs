@@ -1,8 +1,9 @@
 //! Calls that wait for their answers: numbers, resending order, deadlines, who waits. No I/O.
 
+use crate::locks::LockCall;
 use crate::opens::OpenEffect;
-use brickfs_common::fop::FopReply;
-use brickfs_proto::v1;
+use brickfs_common::fop::{FopReply, ObjectRef};
+use brickfs_proto::v1::{self, Op};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
@@ -23,6 +24,8 @@ pub struct PendingCall {
     pub pid: u32,
     /// What its success does to the objects that are open.
     pub open_effect: OpenEffect,
+    /// What it asks of locks.
+    pub lock: Option<Box<LockCall>>,
 }
 
 /// All calls without an answer, by request number.
@@ -69,6 +72,18 @@ impl PendingTable {
         self.take_where(|pending| pending.deadline.is_some_and(|deadline| deadline <= now))
     }
 
+    /// Takes the calls that wait for locks.
+    pub fn take_waiting_for_locks(&mut self) -> Vec<PendingCall> {
+        self.take_where(|pending| pending.lock.as_ref().is_some_and(|call| call.waits))
+    }
+
+    /// Takes the calls that read, change or lock the contents of these objects.
+    pub fn take_io_on(&mut self, objects: &[ObjectRef]) -> Vec<PendingCall> {
+        let is_io = |op| matches!(op, Op::Read | Op::Write | Op::Fallocate | Op::Setattr | Op::Lock);
+        let is_on = |call: &v1::Call| objects.iter().any(|object| call.gfid[..] == object.gfid.0);
+        self.take_where(|pending| is_io(pending.call.op()) && is_on(&pending.call))
+    }
+
     /// The threads that have waited since `before` or longer.
     pub fn waiting_pids(&self, before: Instant) -> BTreeSet<u32> {
         // In number order, which is the order of time.
@@ -100,7 +115,15 @@ mod tests {
     fn add(table: &mut PendingTable, pid: u32, since: Instant, deadline: Option<Instant>) -> u64 {
         let (request, _) = table.next_numbers();
         let call = v1::Call { request, ..v1::Call::default() };
-        table.insert(PendingCall { call, done: Box::new(|_| ()), since, deadline, pid, open_effect: OpenEffect::None });
+        table.insert(PendingCall {
+            call,
+            done: Box::new(|_| ()),
+            since,
+            deadline,
+            pid,
+            open_effect: OpenEffect::None,
+            lock: None,
+        });
         request
     }
 

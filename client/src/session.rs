@@ -8,7 +8,7 @@ use crate::quiet_socket::QuietSocket;
 use crate::shared::Shared;
 use crate::volume::ConnectError;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
+use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::ServerMessage;
 use brickfs_proto::v1::fops_client::FopsClient;
 use brickfs_proto::v1::reply::Answer;
@@ -138,7 +138,7 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
         .map_err(|error| no_server(error.to_string()))?;
     let mut client = FopsClient::new(channel)
         .max_decoding_message_size(2 * MESSAGE_MAX_BYTES)
-        .max_encoding_message_size(MESSAGE_MAX_BYTES);
+        .max_encoding_message_size(GREETING_MAX_BYTES);
     let (session, hello) = shared.hello();
     let calls = tokio_stream::once(hello).chain(outgoing(shared.clone(), session));
     let answer = client.session(calls).await;

@@ -3,6 +3,7 @@
 //! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
 //! reply is handed out while either is held.
 
+use crate::locks::{HeldLocks, LockCall};
 use crate::opens::{OpenEffect, Opens};
 use crate::outgoing::Outgoing;
 use crate::pending::{Done, PendingCall, PendingTable};
@@ -18,7 +19,7 @@ use brickfs_proto::v1;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -45,9 +46,14 @@ enum Wheel {
 struct State {
     pending: PendingTable,
     opens: Opens,
+    locks: HeldLocks,
+    /// The same map as `Shared::map`, for who holds this.
+    map: Option<Arc<VolumeMap>>,
     outgoing: Outgoing,
     /// Why there is no session.
     trouble: String,
+    /// Since when.
+    lost_since: Option<Instant>,
     last_sent: Option<Instant>,
     wheel: Wheel,
     is_shut_down: bool,
@@ -55,6 +61,9 @@ struct State {
 
 /// Called on the thread that drives the session several times a second; must not block.
 pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
+
+/// Called with the files of which this client has lost its locks, before any further call is sent; must not block.
+pub type OnLocksLost = Box<dyn Fn(&[ObjectRef]) + Send + Sync>;
 
 /// See the file's head.
 pub struct Shared {
@@ -70,6 +79,7 @@ pub struct Shared {
     session: AtomicU64,
     ticks: AtomicU64,
     on_tick: OnceLock<OnTick>,
+    on_locks_lost: OnceLock<OnLocksLost>,
 }
 
 impl Shared {
@@ -85,6 +95,7 @@ impl Shared {
             session: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             on_tick: OnceLock::new(),
+            on_locks_lost: OnceLock::new(),
         }
     }
 
@@ -104,6 +115,11 @@ impl Shared {
     pub(crate) fn set_on_tick(&self, on_tick: OnTick) {
         // A second one is not taken: the volume has one user.
         self.on_tick.set(on_tick).ok();
+    }
+
+    pub(crate) fn set_on_locks_lost(&self, on_locks_lost: OnLocksLost) {
+        // As above.
+        self.on_locks_lost.set(on_locks_lost).ok();
     }
 
     pub(crate) fn shut_down(&self) {
@@ -171,6 +187,7 @@ impl Shared {
             client: self.client,
             session,
             open_objects: state.opens.announce(),
+            locks: state.locks.announce(),
             lowest_unanswered: state.pending.lowest_unanswered(),
         };
         drop(state);
@@ -193,8 +210,34 @@ impl Shared {
 
     pub(crate) fn welcomed(&self, welcome: &Welcome) -> Result<(), ConnectError> {
         let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(map));
+        let map = Some(Arc::new(map));
+        self.map.write().unwrap_or_else(PoisonError::into_inner).clone_from(&map);
+        self.lock().map = map;
+        if welcome.locks_lost {
+            self.lose_locks();
+        }
         Ok(())
+    }
+
+    /// This client was away for longer than its lease: what it would still do under its locks must not happen
+    /// (PROTOCOL 16).
+    fn lose_locks(&self) {
+        let (lost, given_up) = {
+            let mut state = self.lock();
+            let lost = state.locks.lose_all();
+            let given_up = state.pending.take_io_on(&lost);
+            for call in given_up.iter().filter_map(|pending| pending.lock.as_ref()) {
+                state.locks.answered(call, &FopReply::failed(0, Errno::EIO));
+            }
+            (lost, given_up)
+        };
+        let files: Vec<String> = lost.iter().take(8).map(|object| object.gfid.to_string()).collect();
+        let volume = &self.options.volume;
+        tracing::error!(%volume, count = lost.len(), ?files, "the lease of this client has ended: its locks are lost");
+        if let Some(on_locks_lost) = self.on_locks_lost.get() {
+            on_locks_lost(&lost);
+        }
+        answer_all(given_up, Errno::EIO);
     }
 
     /// Sends all that waits again, in order, and lets new calls follow.
@@ -204,6 +247,7 @@ impl Shared {
             let State { pending, outgoing, trouble, .. } = &mut *state;
             outgoing.open(pending.resend().cloned());
             trouble.clear();
+            state.lost_since = None;
         }
         self.wake_stream();
     }
@@ -214,6 +258,7 @@ impl Shared {
             let mut state = self.lock();
             state.outgoing.close();
             state.trouble = trouble;
+            state.lost_since.get_or_insert_with(Instant::now);
         }
         self.wake_stream();
     }
@@ -224,20 +269,38 @@ impl Shared {
         match state.pending.take(reply.request) {
             Some(pending) => {
                 state.opens.answered(pending.open_effect, &reply);
+                let to_ask = pending.lock.map_or(Vec::new(), |call| state.locks.answered(&call, &reply));
                 if state.pending.len() == 0 {
                     self.quiet.notify_one();
                 }
-                drop(state);
+                self.ask_for_locks(state, to_ask);
                 (pending.done)(reply);
             }
             None => {
                 let opened = state.opens.answered_late(&reply);
-                drop(state);
+                let to_ask = state.locks.answered_late(&reply);
+                self.ask_for_locks(state, to_ask);
                 if let Some(object) = opened {
                     let fop = Fop::Release { object };
                     self.submit_to(object.home, Caller::default(), fop, Box::new(|_| ()));
                 }
             }
+        }
+    }
+
+    /// Calls about locks that follow from an answer; nothing may come between.
+    fn ask_for_locks(&self, mut state: MutexGuard<'_, State>, fops: Vec<Fop>) {
+        let mut waker = None;
+        for fop in fops {
+            let (Fop::Lock { object, .. } | Fop::CancelLock { object, .. }) = &fop else { continue };
+            let set = object.home;
+            let placed = placed_by(state.map.as_deref(), set);
+            let new = NewCall { set, placed, caller: Caller::default(), fop };
+            waker = self.push(&mut state, new, None, Box::new(|_| ())).or(waker);
+        }
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -264,9 +327,14 @@ impl Shared {
     fn expire(&self, now: Instant) {
         let (expired, trouble) = {
             let mut state = self.lock();
-            let expired = state.pending.take_expired(now);
-            self.abandon(&mut state, &expired);
-            (expired, state.trouble.clone())
+            let mut expired = state.pending.take_expired(now);
+            let is_long_lost = |since: &Instant| self.options.timeout.is_some_and(|t| *since + t <= now);
+            if state.lost_since.as_ref().is_some_and(is_long_lost) {
+                expired.extend(state.pending.take_waiting_for_locks());
+            }
+            let trouble = state.trouble.clone();
+            self.abandon(state, &expired);
+            (expired, trouble)
         };
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
         for pending in &expired {
@@ -296,21 +364,28 @@ impl Shared {
         let taken = {
             let mut state = self.lock();
             let taken = state.pending.take_of(&interrupted, before);
-            self.abandon(&mut state, &taken);
+            self.abandon(state, &taken);
             taken
         };
         answer_all(taken, Errno::EINTR);
     }
 
-    fn abandon(&self, state: &mut State, given_up: &[PendingCall]) {
+    fn abandon(&self, mut state: MutexGuard<'_, State>, given_up: &[PendingCall]) {
+        let mut to_ask = Vec::new();
         for pending in given_up {
-            if !state.outgoing.take_back(pending.call.request) {
-                state.opens.abandon(pending.call.request, pending.open_effect);
+            let request = pending.call.request;
+            let was_sent = !state.outgoing.take_back(request);
+            if was_sent {
+                state.opens.abandon(request, pending.open_effect);
+            }
+            if let Some(call) = &pending.lock {
+                to_ask.extend(state.locks.abandon(request, call, was_sent));
             }
         }
         if state.pending.len() == 0 {
             self.quiet.notify_one();
         }
+        self.ask_for_locks(state, to_ask);
     }
 
     /// Any message keeps the client's lease; a silent client sends one.
@@ -345,16 +420,29 @@ impl Shared {
     }
 
     /// The order of numbers is the order on the stream.
-    fn send(&self, set: SetId, (generation, epoch): (u64, u64), caller: Caller, fop: Fop, done: Done) {
-        let open_effect = OpenEffect::of(&fop);
-        // A release is owed for as long as it takes: given up, the object would stay open on the server.
-        let timeout = self.options.timeout.filter(|_| !matches!(open_effect, OpenEffect::Releases(_)));
-        let since = Instant::now();
+    fn send(&self, set: SetId, placed: (u64, u64), caller: Caller, fop: Fop, done: Done) {
+        let lock = LockCall::of(&fop);
+        // A release is owed for as long as it takes: given up, the object would stay open on the server. Who waits for
+        // a lock waits as long as there is a server.
+        let is_patient = matches!(fop, Fop::Release { .. }) || lock.is_some_and(|call| call.waits);
+        let timeout = self.options.timeout.filter(|_| !is_patient);
         let mut state = self.lock();
         if state.is_shut_down || state.pending.len().max(state.outgoing.len()) >= PENDING_MAX {
             drop(state);
             return done(FopReply::failed(0, Errno::EIO));
         }
+        let waker = self.push(&mut state, NewCall { set, placed, caller, fop }, timeout, done);
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Numbers and keeps a call; answers whom to wake to have it sent.
+    fn push(&self, state: &mut State, new: NewCall, timeout: Option<Duration>, done: Done) -> Option<Waker> {
+        let NewCall { set, placed: (generation, epoch), caller, fop } = new;
+        let (open_effect, lock) = (OpenEffect::of(&fop), LockCall::of(&fop));
+        let since = Instant::now();
         let (request, lowest_unanswered) = state.pending.next_numbers();
         let header = CallHeader {
             request,
@@ -371,14 +459,23 @@ impl Shared {
         state.outgoing.push(call.clone());
         state.last_sent = Some(since);
         let deadline = timeout.map(|t| since + t);
-        state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect });
-        // Where nobody drives, who takes the wheel next wakes the stream.
-        let waker = if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None };
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
+        if let Some(call) = &lock {
+            state.locks.asked(call);
         }
+        let lock = lock.map(Box::new);
+        state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect, lock });
+        // Where nobody drives, who takes the wheel next wakes the stream.
+        if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None }
     }
+}
+
+/// A call to be numbered.
+struct NewCall {
+    set: SetId,
+    /// Generation and epoch.
+    placed: (u64, u64),
+    caller: Caller,
+    fop: Fop,
 }
 
 fn answer_all(calls: Vec<PendingCall>, errno: Errno) {
@@ -416,7 +513,10 @@ fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
         | Fop::SetXattr { object, .. }
         | Fop::GetXattr { object, .. }
         | Fop::ListXattr { object }
-        | Fop::RemoveXattr { object, .. } => home(object),
+        | Fop::RemoveXattr { object, .. }
+        | Fop::Lock { object, .. }
+        | Fop::TestLock { object, .. }
+        | Fop::CancelLock { object, .. } => home(object),
         Fop::ReadDir { directory, .. } => home(directory),
         Fop::StatFs | Fop::Renew => SetId(0),
     }

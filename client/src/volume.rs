@@ -6,7 +6,7 @@ use crate::session;
 use crate::shared::Shared;
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Fop, FopReply};
+use brickfs_common::fop::{Fop, FopReply, ObjectRef};
 use brickfs_common::ids::SetId;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -131,6 +131,12 @@ impl Volume {
     /// must not block. The first one stays.
     pub fn on_tick(&self, on_tick: impl Fn(Instant) + Send + Sync + 'static) {
         self.shared.set_on_tick(Box::new(on_tick));
+    }
+
+    /// Runs `on_locks_lost` with the files of which the locks are lost because this client was away for longer than its
+    /// lease: what was written or is to be written under them fails. It must not block. The first one stays.
+    pub fn on_locks_lost(&self, on_locks_lost: impl Fn(&[ObjectRef]) + Send + Sync + 'static) {
+        self.shared.set_on_locks_lost(Box::new(on_locks_lost));
     }
 
     /// Ends the session; calls that wait fail with EIO.

@@ -7,6 +7,7 @@
 use crate::attr::{Attr, Kind, SetAttr, StatFs};
 use crate::errno::Errno;
 use crate::ids::{ClientId, ClusterId, Gfid, SetId, VolumeId};
+use crate::locks::{HeldLock, LockKind, LockRange};
 use crate::name::Name;
 use bytes::Bytes;
 
@@ -206,6 +207,29 @@ pub enum Fop {
         object: ObjectRef,
         name: Bytes,
     },
+    /// Sets an owner's lock in a range or, with `None`, takes it away. With `waits` the answer comes when it is
+    /// granted; otherwise EAGAIN if another one is in its way.
+    Lock {
+        object: ObjectRef,
+        /// The client's number of the owner: a process, or an open file.
+        owner: u64,
+        range: LockRange,
+        kind: Option<LockKind>,
+        pid: u32,
+        waits: bool,
+    },
+    /// The first lock that is in the way of one.
+    TestLock {
+        object: ObjectRef,
+        owner: u64,
+        range: LockRange,
+        kind: LockKind,
+    },
+    /// Nobody waits any more for the lock that the client asked for under this number.
+    CancelLock {
+        object: ObjectRef,
+        request: u64,
+    },
     /// Keeps the client's lease.
     Renew,
 }
@@ -221,6 +245,8 @@ impl Fop {
             Fop::Lookup { .. } | Fop::GetAttr { .. } | Fop::ReadLink { .. } | Fop::Release { .. } => false,
             Fop::Read { .. } | Fop::Seek { .. } | Fop::Fsync { .. } | Fop::ReadDir { .. } => false,
             Fop::StatFs | Fop::GetXattr { .. } | Fop::ListXattr { .. } | Fop::Renew => false,
+            // Asked again they say the same: the greeting in between has said what the client holds.
+            Fop::Lock { .. } | Fop::TestLock { .. } | Fop::CancelLock { .. } => false,
         }
     }
 }
@@ -266,6 +292,8 @@ pub enum Answer {
     Space(StatFs),
     /// Offset found by a seek.
     Offset(u64),
+    /// The lock that is in the way, if there is one.
+    InTheWay(Option<HeldLock>),
 }
 
 /// The reply to one call.
@@ -313,6 +341,19 @@ pub struct Hello {
     pub open_objects: Vec<(ObjectRef, u32)>,
     /// The lowest request number not yet answered.
     pub lowest_unanswered: u64,
+    /// Locks that the client holds, announced again after a lost session or a restart.
+    pub locks: Vec<OwnedLock>,
+}
+
+/// A lock as a greeting announces it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnedLock {
+    /// The file.
+    pub gfid: Gfid,
+    /// The client's number of the owner.
+    pub owner: u64,
+    /// The lock.
+    pub lock: HeldLock,
 }
 
 /// The server's answer to `Hello`.
@@ -326,6 +367,8 @@ pub struct Welcome {
     pub lease_ms: u32,
     /// The volume map as JSON (`cluster::state::VolumeMap`).
     pub map_json: Bytes,
+    /// The client's lease had ended: the locks that it announced may be others' by now, and it has none.
+    pub locks_lost: bool,
 }
 
 /// The protocol version of this build.
@@ -334,3 +377,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 pub const PIECE_BYTES: usize = 512 * 1024;
 /// Longest message that a decoder accepts, in bytes: one piece, its names and some room.
 pub const MESSAGE_MAX_BYTES: usize = PIECE_BYTES + 256 * 1024;
+/// Longest message that a server accepts, in bytes: a greeting tells of all that a client has open and locked.
+pub const GREETING_MAX_BYTES: usize = 2 * MESSAGE_MAX_BYTES;
+/// Most locks that a client may hold, so that a greeting can tell of them; beyond it ENOLCK.
+pub const LOCKS_OF_CLIENT_MAX: usize = 12_000;

@@ -11,5 +11,6 @@ pub mod errno;
 pub mod fop;
 pub mod ids;
 pub mod layout;
+pub mod locks;
 pub mod name;
 pub mod volume_spec;

@@ -11,6 +11,7 @@ pub mod install;
 pub mod kernel_mounts;
 pub mod launcher;
 pub mod load;
+pub mod locks;
 pub mod loop_fs;
 pub mod machine;
 pub mod mount;

@@ -3,17 +3,18 @@
 mod convert;
 mod replies;
 
-use crate::fs::{Creating, Fs, Writing};
+use crate::fs::{Creating, Fs, Locking, Writing};
 use brickfs_client::volume::Caller;
 use brickfs_common::attr::{Kind, SetAttr};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Making, PIECE_BYTES, RenameFlags};
+use brickfs_common::locks::{LockKind, LockRange};
 use bytes::Bytes;
 use convert::{fuse_errno, set_time};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, INodeNo, InitFlags, IoctlFlags, KernelConfig,
     LockOwner, OpenFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty,
-    ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -62,6 +63,23 @@ fn at(directory: INodeNo, name: &OsStr) -> (u64, &[u8]) {
     (directory.0, name.as_bytes())
 }
 
+fn locking(
+    (ino, fh, owner): (INodeNo, FileHandle, LockOwner),
+    (first, last): (u64, u64),
+    typ: i32,
+    pid: u32,
+    waits: bool,
+) -> Result<Locking, Errno> {
+    let kind = match typ {
+        libc::F_RDLCK => Some(LockKind::Shared),
+        libc::F_WRLCK => Some(LockKind::Exclusive),
+        libc::F_UNLCK => None,
+        _ => return Err(Errno::EINVAL),
+    };
+    let range = LockRange::new(first, last)?;
+    Ok(Locking { ino: ino.0, handle: fh.0, owner: owner.0, range, kind, pid, waits })
+}
+
 impl Filesystem for Mount {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let wanted = InitFlags::FUSE_PARALLEL_DIROPS
@@ -73,7 +91,9 @@ impl Filesystem for Mount {
             | InitFlags::FUSE_HANDLE_KILLPRIV_V2
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP
-            | InitFlags::FUSE_ASYNC_DIO;
+            | InitFlags::FUSE_ASYNC_DIO
+            | InitFlags::FUSE_POSIX_LOCKS
+            | InitFlags::FUSE_FLOCK_LOCKS;
         for flag in wanted.iter() {
             if config.add_capabilities(flag).is_err() {
                 tracing::info!("the kernel lacks {flag:?}");
@@ -234,8 +254,45 @@ impl Filesystem for Mount {
         self.fs().write(caller(req), writing, replies::written(reply));
     }
 
-    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, _lock_owner: LockOwner, reply: ReplyEmpty) {
-        self.fs().flush(caller(req), ino.0, fh.0, replies::empty(reply));
+    fn flush(&self, req: &Request, ino: INodeNo, fh: FileHandle, lock_owner: LockOwner, reply: ReplyEmpty) {
+        self.fs().flush(caller(req), ino.0, (fh.0, lock_owner.0), replies::empty(reply));
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        match locking((ino, fh, lock_owner), (start, end), typ, pid, false) {
+            Ok(locking) => self.fs().test_lock(caller(req), locking, replies::in_the_way(reply)),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        match locking((ino, fh, lock_owner), (start, end), typ, pid, sleep) {
+            Ok(locking) => self.fs().set_lock(caller(req), locking, replies::empty(reply)),
+            Err(errno) => reply.error(fuse_errno(errno)),
+        }
     }
 
     fn release(

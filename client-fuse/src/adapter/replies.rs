@@ -4,10 +4,11 @@ use super::convert::{file_attr, file_type, fuse_errno};
 use crate::fs::{Item, Listing, Opened, Reply, Told};
 use brickfs_common::attr::{Kind, StatFs};
 use brickfs_common::errno::Errno;
+use brickfs_common::locks::{HeldLock, LockKind, LockRange};
 use bytes::Bytes;
 use fuser::{
     FileAttr, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -80,6 +81,21 @@ pub fn space(reply: ReplyStatfs) -> Reply<StatFs> {
             let (unit, inodes, free_inodes) = (STAT_BLOCK_BYTES, s.total_inodes, s.free_inodes);
             reply.statfs(total, free, available, inodes, free_inodes, unit, NAME_MAX, unit);
         }
+        Err(errno) => reply.error(fuse_errno(errno)),
+    })
+}
+
+/// The lock that is in the way, or F_UNLCK.
+pub fn in_the_way(reply: ReplyLock) -> Reply<Option<HeldLock>> {
+    Box::new(move |result| match result {
+        Ok(Some(lock)) => {
+            let typ = match lock.kind {
+                LockKind::Shared => libc::F_RDLCK,
+                LockKind::Exclusive => libc::F_WRLCK,
+            };
+            reply.locked(lock.range.first(), lock.range.last(), typ, lock.pid);
+        }
+        Ok(None) => reply.locked(0, LockRange::END, libc::F_UNLCK, 0),
         Err(errno) => reply.error(fuse_errno(errno)),
     })
 }

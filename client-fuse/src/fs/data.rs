@@ -6,6 +6,7 @@ use brickfs_client::write_behind::{Action, Answered, Piece, PieceId, Range, Writ
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, Fop, FopReply, WriteFlags};
 use bytes::Bytes;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,8 +30,12 @@ impl Fs {
     /// Reads; own writes show.
     pub fn read(self: &Arc<Self>, caller: Caller, ino: u64, handle: u64, at: (u64, u32), done: Reply<Bytes>) {
         let (offset, size) = at;
-        let file = lock(&self.files).get(handle);
-        let object = match file.map_or_else(|| self.object(ino), |file| Ok(file.object)) {
+        let object = match self.usable_file(handle) {
+            Ok(file) => Ok(file.object),
+            Err(Errno::EBADF) => self.object(ino),
+            Err(errno) => Err(errno),
+        };
+        let object = match object {
             Ok(object) => object,
             Err(errno) => return done(Err(errno)),
         };
@@ -43,7 +48,10 @@ impl Fs {
 
     /// Writes: answered when the write is queued, or with its result where the descriptor asks for that.
     pub fn write(self: &Arc<Self>, caller: Caller, write: Writing<'_>, done: Reply<u32>) {
-        let Some(file) = lock(&self.files).get(write.handle) else { return done(Err(Errno::EBADF)) };
+        let file = match self.usable_file(write.handle) {
+            Ok(file) => file,
+            Err(errno) => return done(Err(errno)),
+        };
         let is_through = file.append || file.direct || file.sync || write.is_writeback;
         let data = Bytes::copy_from_slice(write.data);
         let mut writes = lock(&self.writes);
@@ -71,8 +79,12 @@ impl Fs {
 
     /// Does what the write-behind queues want done.
     pub(super) fn perform(self: &Arc<Self>, actions: Vec<Action<Reply<u32>>>) {
-        for action in actions {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
             match action {
+                Action::Send(piece) if self.is_cut_off(piece.handle) => {
+                    actions.extend(lock(&self.writes).answered(piece.ino, piece.id, Err(Errno::EIO)));
+                }
                 Action::Send(piece) => self.send(piece),
                 Action::Answer(answer, result) => answer(result),
                 Action::Invalidate(ino) => self.invalidations.ask(ino),
@@ -81,7 +93,7 @@ impl Fs {
     }
 
     fn send(self: &Arc<Self>, piece: Piece) {
-        let Piece { ino, id, object, caller, offset, data, flags } = piece;
+        let Piece { ino, id, object, caller, offset, data, flags, .. } = piece;
         self.submit(caller, Fop::Write { object, offset, data, flags }, move |fs, reply, asked| {
             fs.piece_answered(ino, id, reply, asked);
         });
@@ -111,8 +123,10 @@ impl Fs {
         mode: i32,
         done: Reply<()>,
     ) {
-        let Some(file) = lock(&self.files).get(handle) else { return done(Err(Errno::EBADF)) };
-        let object = file.object;
+        let object = match self.usable_file(handle) {
+            Ok(file) => file.object,
+            Err(errno) => return done(Err(errno)),
+        };
         self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
             if let Err(errno) = waited {
                 return done(Err(errno));

@@ -137,14 +137,19 @@ impl Fs {
         self.send_releases(due);
     }
 
-    /// A close: answered when what was written is on the brick, with the error that the descriptor has to
-    /// report.
-    pub fn flush(self: &Arc<Self>, caller: Caller, ino: u64, handle: u64, done: Reply<()>) {
+    /// A close by a process: answered when what was written is on the brick and the process's locks are given back,
+    /// with the error that the descriptor has to report.
+    pub fn flush(self: &Arc<Self>, caller: Caller, ino: u64, (handle, owner): (u64, u64), done: Reply<()>) {
+        let object = lock(&self.files).get(handle).map(|file| file.object);
         self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
-            done(match waited {
+            let result = match waited {
                 Ok(()) => lock(&fs.writes).take_error(handle).map_or(Ok(()), Err),
                 Err(errno) => Err(errno), // what the descriptor has to report stays with it
-            });
+            };
+            match object {
+                Some(object) => fs.end_locks_of(caller, (ino, object, owner), move || done(result)),
+                None => done(result),
+            }
         });
     }
 
@@ -155,6 +160,7 @@ impl Fs {
             if let Some(errno) = lock(&fs.writes).forget_handle(ino, handle) {
                 tracing::error!(gfid = %file.object.gfid, "a write failed and nobody was left to be told: {errno}");
             }
+            fs.end_locks_through(ino, handle, file.object);
             fs.let_go(file.object);
         });
     }

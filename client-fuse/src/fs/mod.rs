@@ -3,7 +3,7 @@
 //!
 //! No method but `drive` blocks: an answer that is not known here goes out where the session is driven.
 //!
-//! Locks: `tables`, `files`, `holds`, `dirs` and `writes` are each held for a few lines, never two at once,
+//! Locks: `tables`, `files`, `holds`, `dirs`, `writes` and `lock_owners` are each held for a few lines, never two at once,
 //! and never while an operation is submitted or an answer is given.
 
 mod attrs;
@@ -13,6 +13,7 @@ mod dir_stream;
 mod files;
 mod invalidations;
 mod listing;
+mod locks;
 mod names;
 mod removing;
 #[cfg(test)]
@@ -34,6 +35,9 @@ pub use files::Creating;
 pub use invalidations::Invalidations;
 use listing::OpenDir;
 pub use listing::{Item, Listing};
+use locks::LockOwners;
+pub use locks::Locking;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,6 +79,9 @@ pub struct Fs {
     holds: Mutex<Holds>,
     dirs: Mutex<Handles<Arc<Mutex<OpenDir>>>>,
     writes: Mutex<WriteQueues<Reply<u32>>>,
+    lock_owners: Mutex<LockOwners>,
+    /// Some descriptors have lost the locks of their files.
+    has_cut_off: AtomicBool,
     /// What the kernel has cached and is wrong.
     pub invalidations: Invalidations,
 }
@@ -100,12 +107,20 @@ impl Fs {
             holds: Mutex::new(Holds::new(timeout)),
             dirs: Mutex::default(),
             writes: Mutex::default(),
+            lock_owners: Mutex::default(),
+            has_cut_off: AtomicBool::new(false),
             invalidations: Invalidations::default(),
         })
     }
 
     fn object(&self, ino: u64) -> Result<ObjectRef, Errno> {
         lock(&self.tables).object(ino).ok_or(Errno::ESTALE)
+    }
+
+    /// An open file through which may be read and written: EBADF, or EIO if the locks of its file were lost.
+    fn usable_file(&self, handle: u64) -> Result<OpenFile, Errno> {
+        let file = lock(&self.files).get(handle).ok_or(Errno::EBADF)?;
+        if file.is_cut_off { Err(Errno::EIO) } else { Ok(file) }
     }
 
     fn named(&self, parent: u64, name: &[u8]) -> Result<(ObjectRef, Name), Errno> {
@@ -243,6 +258,7 @@ impl Fs {
             ("dirs", dirs),
             ("open", open),
             ("busy", busy),
+            ("lock_owners", lock(&self.lock_owners).len()),
         ]
     }
 }

@@ -14,6 +14,8 @@ pub struct OpenFile {
     pub direct: bool,
     /// O_SYNC or O_DSYNC.
     pub sync: bool,
+    /// The file was locked and the locks were lost: nothing is read or written through it any more.
+    pub is_cut_off: bool,
 }
 
 impl OpenFile {
@@ -25,6 +27,7 @@ impl OpenFile {
             append: has(libc::O_APPEND),
             direct: has(libc::O_DIRECT),
             sync: has(libc::O_SYNC) || has(libc::O_DSYNC),
+            is_cut_off: false,
         }
     }
 }
@@ -52,6 +55,11 @@ impl<T: Clone> Handles<T> {
     /// The thing of a number.
     pub fn get(&self, number: u64) -> Option<T> {
         self.open.get(&number).cloned()
+    }
+
+    /// All that are open.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.open.values_mut()
     }
 
     /// Closes it.
@@ -82,7 +90,7 @@ mod tests {
     #[test]
     fn flags_of_open_are_understood() {
         let object = ObjectRef { gfid: Gfid::ROOT, home: SetId(0) };
-        let plain = OpenFile { object, append: false, direct: false, sync: false };
+        let plain = OpenFile { object, append: false, direct: false, sync: false, is_cut_off: false };
         assert_eq!(OpenFile::new(object, libc::O_RDWR | libc::O_CREAT), plain);
         assert_eq!(OpenFile::new(object, libc::O_APPEND), OpenFile { append: true, ..plain });
         for flag in [libc::O_SYNC, libc::O_DSYNC] {

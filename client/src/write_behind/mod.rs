@@ -73,6 +73,8 @@ pub struct Piece {
     pub ino: u64,
     /// Tells the answer to this one from others.
     pub id: PieceId,
+    /// The descriptor through which it was written.
+    pub handle: u64,
     /// Where it goes.
     pub object: ObjectRef,
     /// On whose behalf; who waits only if the caller is answered with the result.

@@ -201,6 +201,7 @@ impl<A> Queue<A> {
         Piece {
             ino: self.ino,
             id,
+            handle: next.handle,
             object: next.object,
             caller: next.caller,
             offset: next.offset,

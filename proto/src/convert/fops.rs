@@ -5,10 +5,11 @@ use crate::v1::{self, Op};
 use brickfs_common::attr::{Attr, Kind, SetAttr, StatFs};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{
-    Answer, CallHeader, DirEntry, Fop, FopReply, Hello, Making, ObjectRef, PIECE_BYTES, RenameFlags, Welcome,
-    WriteFlags,
+    Answer, CallHeader, DirEntry, Fop, FopReply, Hello, LOCKS_OF_CLIENT_MAX, Making, ObjectRef, OwnedLock, PIECE_BYTES,
+    RenameFlags, Welcome, WriteFlags,
 };
-use brickfs_common::ids::{ClientId, ClusterId, VolumeId};
+use brickfs_common::ids::{ClientId, ClusterId, Gfid, VolumeId};
+use brickfs_common::locks::{HeldLock, LockKind, LockRange};
 use brickfs_common::name::{NAME_MAX, Name, TARGET_MAX};
 use bytes::Bytes;
 
@@ -24,6 +25,10 @@ const WRITE_SYNC: u32 = 4;
 const YES: u32 = 1;
 /// `flags` of OP_OPEN: for writing.
 const OPEN_WRITES: u32 = 2;
+/// `flags` of OP_LOCK and OP_TEST_LOCK; neither of the first two takes a lock away.
+const LOCK_SHARED: u32 = 1;
+const LOCK_EXCLUSIVE: u32 = 2;
+const LOCK_WAITS: u32 = 4;
 /// Most entries of one listing page.
 const PAGE_ENTRIES_MAX: u64 = 4096;
 /// Longest xattr value in bytes.
@@ -93,9 +98,26 @@ impl From<Hello> for v1::Call {
             session: h.session,
             open_objects: h.open_objects.into_iter().map(open).collect(),
             lowest_unanswered: h.lowest_unanswered,
+            locks: h.locks.iter().map(|owned| lock_to_wire(Some(owned.gfid), owned.owner, &owned.lock)).collect(),
         };
         v1::Call { hello: Some(hello), ..v1::Call::default() }
     }
+}
+
+fn lock_to_wire(gfid: Option<Gfid>, owner: u64, lock: &HeldLock) -> v1::Lock {
+    v1::Lock {
+        gfid: gfid.map(|gfid| Bytes::copy_from_slice(&gfid.0)).unwrap_or_default(),
+        owner,
+        first: lock.range.first(),
+        last: lock.range.last(),
+        exclusive: lock.kind == LockKind::Exclusive,
+        pid: lock.pid,
+    }
+}
+
+fn read_lock(lock: &v1::Lock) -> Result<HeldLock, Errno> {
+    let kind = if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared };
+    Ok(HeldLock { range: LockRange::new(lock.first, lock.last)?, kind, pid: lock.pid })
 }
 
 /// The wire form of a call.
@@ -146,6 +168,7 @@ fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
         }
         Fop::StatFs => Op::Statfs,
         Fop::Renew => Op::Renew,
+        Fop::Lock { .. } | Fop::TestLock { .. } | Fop::CancelLock { .. } => put_lock_fop(c, fop),
         other => put_data_fop(c, other),
     }
 }
@@ -194,6 +217,29 @@ fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
         Fop::RemoveXattr { object, name } => {
             c.name = name;
             with_object(c, object, Op::Removexattr)
+        }
+        _ => Op::None,
+    }
+}
+
+fn put_lock_fop(c: &mut v1::Call, fop: Fop) -> Op {
+    let bits = |kind| match kind {
+        LockKind::Shared => LOCK_SHARED,
+        LockKind::Exclusive => LOCK_EXCLUSIVE,
+    };
+    match fop {
+        Fop::Lock { object, owner, range, kind, pid, waits } => {
+            (c.owner, c.offset, c.length, c.pid) = (owner, range.first(), range.last(), pid);
+            c.flags = kind.map_or(0, bits) | if waits { LOCK_WAITS } else { 0 };
+            with_object(c, object, Op::Lock)
+        }
+        Fop::TestLock { object, owner, range, kind } => {
+            (c.owner, c.offset, c.length, c.flags) = (owner, range.first(), range.last(), bits(kind));
+            with_object(c, object, Op::TestLock)
+        }
+        Fop::CancelLock { object, request } => {
+            c.offset = request;
+            with_object(c, object, Op::CancelLock)
         }
         _ => Op::None,
     }
@@ -253,7 +299,8 @@ impl TryFrom<v1::Call> for ClientMessage {
 }
 
 fn read_hello(h: v1::Hello) -> Result<Hello, Errno> {
-    if h.volume.len() > VOLUME_NAME_MAX || h.open_objects.len() > OPEN_OBJECTS_MAX {
+    let is_too_much = h.open_objects.len() > OPEN_OBJECTS_MAX || h.locks.len() > LOCKS_OF_CLIENT_MAX;
+    if h.volume.len() > VOLUME_NAME_MAX || is_too_much {
         return Err(Errno::EINVAL);
     }
     let cluster = match h.cluster.len() {
@@ -269,6 +316,8 @@ fn read_hello(h: v1::Hello) -> Result<Hello, Errno> {
         .iter()
         .map(|o| Ok((ObjectRef { gfid: gfid(&o.gfid)?, home: set_id(o.home)? }, o.count)))
         .collect::<Result<Vec<_>, Errno>>()?;
+    let owned = |lock: &v1::Lock| Ok(OwnedLock { gfid: gfid(&lock.gfid)?, owner: lock.owner, lock: read_lock(lock)? });
+    let locks = h.locks.iter().map(owned).collect::<Result<Vec<_>, Errno>>()?;
     Ok(Hello {
         protocol_min: h.protocol_min,
         protocol_max: h.protocol_max,
@@ -280,6 +329,7 @@ fn read_hello(h: v1::Hello) -> Result<Hello, Errno> {
         session: h.session,
         open_objects,
         lowest_unanswered: h.lowest_unanswered,
+        locks,
     })
 }
 
@@ -306,6 +356,7 @@ fn read_fop(c: v1::Call) -> Result<Fop, Errno> {
         Op::Lookup | Op::Unlink | Op::Rmdir | Op::Rename | Op::Link => read_name_fop(&c),
         Op::MakeFile | Op::MakeDirectory | Op::MakeSymlink | Op::MakeRecord => read_make(&c),
         Op::Setxattr | Op::Getxattr | Op::Listxattr | Op::Removexattr => read_xattr_fop(&c),
+        Op::Lock | Op::TestLock | Op::CancelLock => read_lock_fop(&c),
         _ => read_data_fop(c),
     }
 }
@@ -362,6 +413,24 @@ fn read_xattr_fop(c: &v1::Call) -> Result<Fop, Errno> {
     })
 }
 
+fn read_lock_fop(c: &v1::Call) -> Result<Fop, Errno> {
+    let object = object(c)?;
+    if c.op() == Op::CancelLock {
+        return Ok(Fop::CancelLock { object, request: c.offset });
+    }
+    let (owner, range) = (c.owner, LockRange::new(c.offset, c.length)?);
+    let kind = match c.flags & (LOCK_SHARED | LOCK_EXCLUSIVE) {
+        0 => None,
+        LOCK_SHARED => Some(LockKind::Shared),
+        LOCK_EXCLUSIVE => Some(LockKind::Exclusive),
+        _ => return Err(Errno::EINVAL),
+    };
+    match c.op() {
+        Op::Lock => Ok(Fop::Lock { object, owner, range, kind, pid: c.pid, waits: c.flags & LOCK_WAITS != 0 }),
+        _ => Ok(Fop::TestLock { object, owner, range, kind: kind.ok_or(Errno::EINVAL)? }),
+    }
+}
+
 fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
     let object = object(&c)?;
     Ok(match c.op() {
@@ -402,6 +471,7 @@ impl From<ServerMessage> for v1::Reply {
                     features: w.features,
                     lease_ms: w.lease_ms,
                     map_json: w.map_json,
+                    locks_lost: w.locks_lost,
                 };
                 v1::Reply { welcome: Some(welcome), ..v1::Reply::default() }
             }
@@ -431,6 +501,7 @@ impl From<FopReply> for v1::Reply {
                 let entries = entries.into_iter().map(entry_to_wire).collect();
                 Some(Wire::Entries(v1::Entries { entries, end }))
             }
+            Answer::InTheWay(lock) => lock.map(|lock| Wire::Lock(lock_to_wire(None, 0, &lock))),
         });
         v1::Reply {
             request: r.request,
@@ -469,8 +540,13 @@ impl TryFrom<v1::Reply> for ServerMessage {
     type Error = Malformed;
     fn try_from(r: v1::Reply) -> Result<ServerMessage, Malformed> {
         if let Some(w) = r.welcome {
-            let welcome =
-                Welcome { protocol: w.protocol, features: w.features, lease_ms: w.lease_ms, map_json: w.map_json };
+            let welcome = Welcome {
+                protocol: w.protocol,
+                features: w.features,
+                lease_ms: w.lease_ms,
+                map_json: w.map_json,
+                locks_lost: w.locks_lost,
+            };
             return Ok(ServerMessage::Welcome(welcome));
         }
         if !r.refused.is_empty() {
@@ -488,6 +564,7 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
         Some(Wire::Data(data)) => Answer::Data(data),
         Some(Wire::Written(w)) => Answer::Written { count: w.count, offset: w.offset },
         Some(Wire::Offset(offset)) => Answer::Offset(offset),
+        Some(Wire::Lock(lock)) => Answer::InTheWay(Some(read_lock(&lock)?)),
         Some(Wire::Space(s)) => Answer::Space(StatFs {
             total_bytes: s.total_bytes,
             free_bytes: s.free_bytes,
@@ -511,7 +588,7 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use brickfs_common::ids::{Gfid, SetId};
+    use brickfs_common::ids::SetId;
     use prost::Message as _;
 
     fn hex(bytes: &[u8]) -> String {
@@ -531,6 +608,7 @@ mod tests {
             session: 7,
             open_objects: vec![(object, 2)],
             lowest_unanswered: 42,
+            locks: Vec::new(),
         }
     }
 
@@ -543,6 +621,14 @@ mod tests {
         assert_eq!(hex(&bytes), golden);
         let read = v1::Call::decode(&bytes[..]).unwrap();
         assert_eq!(ClientMessage::try_from(read), Ok(ClientMessage::Hello(hello())));
+        let lock = HeldLock { range: LockRange::new(5, LockRange::END).unwrap(), kind: LockKind::Exclusive, pid: 8 };
+        let locking = Hello { locks: vec![OwnedLock { gfid: Gfid([9; 16]), owner: 300, lock }], ..hello() };
+        let bytes = v1::Call::from(locking.clone()).encode_to_vec();
+        let with_lock = golden.replacen("f2015c", "f2018301", 1)
+            + "5a250a100909090909090909090909090909090910ac02180520ffffffffffffffff7f28013008";
+        assert_eq!(hex(&bytes), with_lock);
+        let read = v1::Call::decode(&bytes[..]).unwrap();
+        assert_eq!(ClientMessage::try_from(read), Ok(ClientMessage::Hello(locking)));
         let bare = Hello { cluster: None, volume_id: None, open_objects: Vec::new(), ..hello() };
         let read = v1::Call::decode(&v1::Call::from(bare.clone()).encode_to_vec()[..]).unwrap();
         assert_eq!(ClientMessage::try_from(read), Ok(ClientMessage::Hello(bare)));
@@ -550,7 +636,13 @@ mod tests {
 
     #[test]
     fn what_a_server_answers_to_it_keeps_its_golden_bytes() {
-        let welcome = Welcome { protocol: 1, features: 0, lease_ms: 15_000, map_json: Bytes::from_static(b"{}") };
+        let welcome = Welcome {
+            protocol: 1,
+            features: 0,
+            lease_ms: 15_000,
+            map_json: Bytes::from_static(b"{}"),
+            locks_lost: false,
+        };
         let bytes = v1::Reply::from(ServerMessage::Welcome(welcome)).encode_to_vec();
         assert_eq!(hex(&bytes), "a20109080118987522027b7d");
         let bytes = v1::Reply::from(ServerMessage::Refused("no".to_owned())).encode_to_vec();
@@ -563,11 +655,16 @@ mod tests {
         let object = ObjectRef { gfid: Gfid([9; 16]), home: SetId(3) };
         let header = CallHeader { request: 5, set: 3, generation: 1, epoch: 1, ..CallHeader::default() };
         let flags = RenameFlags { whiteout: true, ..RenameFlags::default() };
+        let range = LockRange::new(5, 9).unwrap();
         for fop in [
             Fop::Rename { parent: object, name: name("a"), new_parent: object, new_name: name("b"), flags },
             Fop::Make { parent: object, name: name("a"), making: Making::Directory, perm: 0o1777, umask: 0o22 },
             Fop::Write { object, offset: 1 << 40, data: Bytes::from_static(b"x"), flags: WriteFlags::default() },
             Fop::StatFs,
+            Fop::Lock { object, owner: u64::MAX, range, kind: Some(LockKind::Exclusive), pid: 7, waits: true },
+            Fop::Lock { object, owner: 1, range: LockRange::ALL, kind: None, pid: 0, waits: false },
+            Fop::TestLock { object, owner: 1, range, kind: LockKind::Shared },
+            Fop::CancelLock { object, request: 4 },
         ] {
             let call = call_to_wire(&header, fop.clone());
             assert_eq!(ClientMessage::try_from(call), Ok(ClientMessage::Call(header.clone(), fop)));

@@ -95,7 +95,9 @@ impl Host {
     pub fn stop_volume(&self, id: VolumeId) {
         if let Some(volume) = lock(&self.volumes).remove(&id) {
             let mut state = volume.lock();
+            state.is_stopped = true;
             state.clients.by_id.clear();
+            state.locks.clear();
             for engine in state.open_sets().filter(|engine| engine.failed.is_none()) {
                 engine.store.note_clean();
             }
@@ -154,7 +156,8 @@ impl Host {
         if hello.session <= known {
             return Err(format!("session {} of this client is over, {known} is newer", hello.session));
         }
-        if !state.clients.by_id.contains_key(&hello.client) {
+        let is_known = state.clients.has_lease(&hello.client);
+        if !is_known {
             for engine in state.open_sets() {
                 if let Err(error) = engine.store.note_client(&hello.client) {
                     let brick = engine.store.path.display();
@@ -167,6 +170,9 @@ impl Host {
         let client = state.clients.client(hello.client);
         client.session = hello.session;
         client.seen(hello.lowest_unanswered);
+        // Whoever was away for longer than its lease has lost its locks, to somebody else perhaps.
+        state.locks.announce(hello.client, if is_known { &hello.locks } else { &[] });
+        state.look_at_locks();
         for (gfid, home) in closed {
             state.delete_if_orphan(brickfs_common::fop::ObjectRef { gfid, home });
         }
@@ -176,6 +182,7 @@ impl Host {
             features: 0,
             lease_ms: CLIENT_LEASE.as_millis() as u32,
             map_json: Bytes::from(map_json),
+            locks_lost: !is_known && !hello.locks.is_empty(),
         };
         drop(state);
         Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }))

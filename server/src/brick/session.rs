@@ -5,7 +5,7 @@ use crate::brick::host::{Host, SessionHandle};
 use crate::brick::volume::dispatch::Outcome;
 use brickfs_client::polling::Activity;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{FopReply, MESSAGE_MAX_BYTES};
+use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
 use brickfs_proto::v1::{Call, Op, Reply};
@@ -73,7 +73,7 @@ pub struct FopsService {
 /// The service with its message limits.
 pub fn fops_service(host: Arc<Host>, activity: Arc<Activity>) -> FopsServer<FopsService> {
     FopsServer::new(FopsService { host, pool: Pool::start(), activity })
-        .max_decoding_message_size(MESSAGE_MAX_BYTES)
+        .max_decoding_message_size(GREETING_MAX_BYTES)
         .max_encoding_message_size(2 * MESSAGE_MAX_BYTES)
 }
 
@@ -125,6 +125,7 @@ async fn run_session(
                     Ran::Reply(reply) => send(replies, ServerMessage::Reply(reply)).await?,
                     Ran::Later => {}
                     Ran::Work(work) => pool.run(work).await,
+                    Ran::SessionOver => break Err(Status::unavailable("the client's lease has ended: greet again")),
                 }
             }
             Ok(None) => break Ok(()),
@@ -143,6 +144,8 @@ enum Ran {
     Later,
     /// The work sends the reply; it may sleep.
     Work(Work),
+    /// No call of this session is run any more.
+    SessionOver,
 }
 
 fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &ReplySender) -> Ran {
@@ -153,6 +156,7 @@ fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &Rep
     };
     match host.call(session, &header, fop) {
         Outcome::Reply(reply) => Ran::Reply(reply),
+        Outcome::SessionOver => Ran::SessionOver,
         Outcome::Waiting(reply) => {
             let replies = replies.clone();
             tokio::spawn(async move {

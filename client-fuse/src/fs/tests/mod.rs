@@ -2,6 +2,7 @@
 
 mod caching;
 mod listing;
+mod locks;
 mod opens;
 mod writes;
 
@@ -76,6 +77,8 @@ impl<T: Send + 'static> Answered<T> {
 
 const ME: Caller = Caller { uid: 0, gid: 0, pid: 0 };
 const ROOT: u64 = 1;
+/// A process, as the kernel numbers it for locks.
+const OWNER: u64 = 77;
 
 fn attr(n: u8, kind: Kind, size: u64) -> Attr {
     let t = Timestamp { sec: 100, nsec: 0 };

@@ -63,16 +63,16 @@ fn a_close_waits_and_reports_an_error_once_on_each_descriptor() {
     let idle = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
     rig.write(ino, one, 0, b"1").take().unwrap();
     rig.write(ino, two, 100, b"2").take().unwrap();
-    let closes = [one, two, idle].map(|handle| rig.ask(|fs, a| fs.flush(ME, ino, handle, a)));
+    let closes = [one, two, idle].map(|handle| rig.ask(|fs, a| fs.flush(ME, ino, (handle, OWNER), a)));
     assert!(closes.iter().all(|close| !close.is_there()));
     rig.answer(refused(Errno::ENOSPC));
     rig.answer(written(1));
     let results = closes.map(|close| close.take());
     assert_eq!(results, [Err(Errno::ENOSPC), Err(Errno::ENOSPC), Ok(())]);
     for handle in [one, two] {
-        assert_eq!(rig.ask(|fs, a| fs.flush(ME, ino, handle, a)).take(), Ok(()));
+        assert_eq!(rig.ask(|fs, a| fs.flush(ME, ino, (handle, OWNER), a)).take(), Ok(()));
     }
-    assert_eq!(rig.fs.invalidations.next(), Some(ino), "the kernel's pages are wrong");
+    assert_eq!(rig.fs.invalidations.next().map(|(ino, _)| ino), Some(ino), "the kernel's pages are wrong");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn appends_sync_writes_and_writeback_are_answered_with_their_result() {
         assert!(!write.is_there());
         rig.answer(refused(Errno::ENOSPC));
         assert_eq!(write.take(), Err(Errno::ENOSPC));
-        let close = rig.ask(|fs, a| fs.flush(ME, ino, handle, a));
+        let close = rig.ask(|fs, a| fs.flush(ME, ino, (handle, OWNER), a));
         assert_eq!(close.take(), Ok(()), "reported already");
     }
     let rig = Rig::new();

@@ -79,6 +79,12 @@ impl Clients {
         self.grace_until = Instant::now() + CLIENT_LEASE;
     }
 
+    /// Whether what a client had is still its own: it has greeted, or had before a restart, and not been silent since.
+    pub fn has_lease(&self, id: &ClientId) -> bool {
+        // Results of its requests may be kept for longer.
+        self.expected.contains(id) || self.by_id.get(id).is_some_and(|client| client.session > 0)
+    }
+
     /// A client, known from now on.
     pub fn client(&mut self, id: ClientId) -> &mut Client {
         self.by_id.entry(id).or_default()

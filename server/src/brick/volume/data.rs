@@ -53,8 +53,14 @@ impl State<PosixStore> {
 
     pub(super) fn release(&mut self, asker: Asker, object: ObjectRef) -> FopReply {
         let is_open = self.clients.by_id.get(&asker.client).is_some_and(|c| c.opens.contains_key(&object.gfid));
-        if is_open && self.clients.count_open(asker.client, object.gfid, object.home, -1) {
-            self.delete_if_orphan(object);
+        if is_open {
+            let is_last = self.clients.count_open(asker.client, object.gfid, object.home, -1);
+            if !self.clients.by_id[&asker.client].opens.contains_key(&object.gfid) {
+                self.locks.end_file(asker.client, object.gfid);
+            }
+            if is_last {
+                self.delete_if_orphan(object);
+            }
         }
         done(asker.request)
     }

@@ -20,14 +20,18 @@ pub enum Outcome {
     Reply(FopReply),
     /// Computes the reply; may sleep on the disk, so it runs in the pool.
     Later(Box<dyn FnOnce() -> FopReply + Send>),
-    /// The reply comes when other sets have answered.
+    /// The reply comes when other sets have answered, or a lock is free.
     Waiting(BoxFuture<FopReply>),
+    /// The client's lease has ended: it has to greet again.
+    SessionOver,
 }
 
 /// What the volume's lock section says of a call before it runs.
 pub(super) enum Admission {
     Run,
     Failed(Errno),
+    /// The client is not known, or not any more.
+    SessionOver,
     /// It ran before: answer from its result.
     Again(crate::brick::effect::Outcome),
     /// It runs now: its reply goes here too.
@@ -41,6 +45,7 @@ impl Volume<PosixStore> {
         match self.admit(client, session, header, &fop) {
             Admission::Run => {}
             Admission::Failed(errno) => return Outcome::Reply(FopReply::failed(request, errno)),
+            Admission::SessionOver => return Outcome::SessionOver,
             Admission::Again(outcome) => {
                 let me = self.clone();
                 return self.start(client, request, async move { Ok(me.reply_again(request, &outcome).await) });
@@ -51,6 +56,9 @@ impl Volume<PosixStore> {
             }
         }
         let ask = Ask::new(client, header);
+        if let Some(outcome) = self.run_locks(&ask, &fop) {
+            return outcome;
+        }
         match self.run_at_once(&ask, &fop) {
             Some(Reply::Now(reply)) => Outcome::Reply(reply),
             Some(Reply::Later(work)) => Outcome::Later(work),
@@ -145,7 +153,11 @@ impl<S: BrickStore> Volume<S> {
         let mut state = self.lock();
         let generation = state.map.layout.generation;
         let epoch = state.map.sets.get(usize::from(header.set)).map(|set| set.epoch);
-        let known = state.clients.client(client);
+        if state.is_stopped {
+            return Admission::Failed(Errno::EIO);
+        }
+        // What it had is others' by now: nothing of this session may land any more (PROTOCOL 16).
+        let Some(known) = state.clients.by_id.get_mut(&client) else { return Admission::SessionOver };
         if known.session > session || header.request < known.lowest_unanswered {
             return Admission::Failed(Errno::ESTALE);
         }

@@ -15,6 +15,8 @@ mod directories;
 pub mod dispatch;
 mod link;
 mod listing;
+mod lock_table;
+mod locks;
 mod make;
 pub mod mend;
 mod names;
@@ -39,6 +41,7 @@ use brickfs_common::ids::{ClientId, Gfid, SetId};
 use brickfs_common::volume_spec::{self, Atime};
 use clients::Clients;
 use listing::Snapshots;
+use lock_table::LockTable;
 pub use peer::{PeerCall, PeerReply};
 use room::Room;
 use std::collections::HashMap;
@@ -111,6 +114,10 @@ pub struct State<S> {
     pub sets: Vec<Slot<S>>,
     /// The clients.
     pub clients: Clients,
+    /// Their locks.
+    pub locks: LockTable,
+    /// It is served no more: its sessions fail.
+    pub is_stopped: bool,
     world: Arc<dyn World>,
     /// Operations that wait for other sets, with who asked again meanwhile.
     running: HashMap<(ClientId, u64), Vec<oneshot::Sender<FopReply>>>,
@@ -144,6 +151,8 @@ impl<S: BrickStore> Volume<S> {
             map: Arc::new(map),
             sets,
             clients: Clients::new(),
+            locks: LockTable::default(),
+            is_stopped: false,
             world: world.clone(),
             running: HashMap::new(),
             devices,

@@ -10,11 +10,12 @@ use brickfs_common::fop::{CallHeader, Fop};
 
 /// Admission as the session has it, then the operation.
 pub async fn serve_client(volume: &Volume<ModelStore>, header: &CallHeader, call: Call) -> Ran {
+    volume.lock().clients.client(call.client); // it has greeted
     match volume.admit(call.client, 1, header, &call.fop) {
         Admission::Run => {}
         Admission::Failed(errno) => return Err(errno.into()),
         Admission::Again(outcome) => return Ok(volume.reply_again(header.request, &outcome).await),
-        Admission::Join(_) => return Err(Errno::EIO.into()),
+        Admission::SessionOver | Admission::Join(_) => return Err(Errno::EIO.into()),
     }
     let asker = Asker { client: call.client, request: call.request };
     let ask = Ask { asker, set: call.set, uid: 0, gid: 0 };
