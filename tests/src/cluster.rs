@@ -15,6 +15,7 @@ use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,6 +54,9 @@ impl Cluster {
     pub fn playground(dir: &Path, bricks: usize, args: &[&str]) -> anyhow::Result<Cluster> {
         let state = dir.join("p");
         let mount = dir.join("mnt");
+        // One at a time: each start writes that file.
+        static STARTING: Mutex<()> = Mutex::new(());
+        let _guard = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let remembered = fs::read(REMEMBERED).ok();
         let mut command = Command::new(program("brickctl")?);
         command.args(["playground", "start", "--nodes", "1", "--volume", VOLUME, "--bricks"]);
