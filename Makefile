@@ -13,13 +13,14 @@ SIM_NODES ?= 1
 
 # The POSIX test suite that 'make test' runs.
 PJDFSTEST_VERSION := 0.2.2
+FSX_VERSION := 0.3.2
 TOOLS := target/tools
 
 .PHONY: help deps tools root build try test verify fix bench sim soak install uninstall clean
 
 help:
 	@echo "make deps      install what is missing (apt-get, as root)"
-	@echo "make tools     build pjdfstest, which 'make test' runs, into $(TOOLS)"
+	@echo "make tools     build pjdfstest and fsx, which 'make test' runs, into $(TOOLS)"
 	@echo "make build     build the release binaries"
 	@echo "make try       a playground: four bricks, one node, mounted on /mnt/brickfs (as root)"
 	@echo "make test      every test (as root)"
@@ -46,11 +47,15 @@ deps:
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
 
 tools:
-	@if [ ! -x $(TOOLS)/bin/pjdfstest ]; then \
-	  echo "installing: pjdfstest $(PJDFSTEST_VERSION) (in $(TOOLS))"; \
-	  CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install -q pjdfstest --version $(PJDFSTEST_VERSION) --locked \
-	    --root $(TOOLS) && rm -rf $(TOOLS)/build; \
-	fi
+	@for tool in pjdfstest:$(PJDFSTEST_VERSION) fsx:$(FSX_VERSION); do \
+	  name="$${tool%%:*}"; version="$${tool#*:}"; \
+	  if [ ! -x "$(TOOLS)/bin/$$name" ]; then \
+	    echo "installing: $$name $$version (in $(TOOLS))"; \
+	    CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install -q "$$name" --version "$$version" --locked --root $(TOOLS) \
+	      || exit 1; \
+	    rm -rf $(TOOLS)/build; \
+	  fi; \
+	done
 
 build:
 	$(CARGO) build --release --workspace

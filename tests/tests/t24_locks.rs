@@ -40,7 +40,7 @@ fn two_mounts(case: &Case) -> anyhow::Result<(Cluster, Mount, File, File)> {
 /// `flock(1)` on a file: takes the lock and sleeps, or waits for it.
 fn flock_process(path: &Path) -> anyhow::Result<Child> {
     let mut command = Command::new("flock");
-    command.arg("-x").arg(path).args(["sleep", "1000"]).stdin(Stdio::null());
+    command.args(["-x", "--no-fork"]).arg(path).args(["sleep", "1000"]).stdin(Stdio::null());
     Ok(command.spawn()?)
 }
 
@@ -176,8 +176,6 @@ fn the_locks_of_a_process_that_is_killed_are_given_back() {
             rustix::fs::flock(&theirs, FlockOperation::NonBlockingLockShared).is_err()
                 || rustix::fs::flock(&theirs, FlockOperation::Unlock).is_err()
         })?;
-        // Its child has the descriptor too.
-        Command::new("pkill").arg("-KILL").arg("-P").arg(holder.id().to_string()).status()?;
         holder.kill()?;
         holder.wait()?;
         eventually("its lock is given back", SOON, || {
