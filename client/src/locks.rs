@@ -5,7 +5,7 @@
 //! A call that was given up while it waited for a lock may have got it all the same. Its answer tells; then the server
 //! is told again what this owner holds, once no other of its calls is on the way.
 
-use brickfs_common::fop::{Fop, FopReply, ObjectRef, OwnedLock};
+use brickfs_common::fop::{Fop, FopReply, LOCKS_OF_CLIENT_MAX, ObjectRef, OwnedLock};
 use brickfs_common::ids::Gfid;
 use brickfs_common::locks::{FileLocks, LockKind, LockRange};
 use std::collections::{HashMap, HashSet};
@@ -57,14 +57,41 @@ impl HeldLocks {
     /// A call is made.
     pub fn asked(&mut self, call: &LockCall) {
         *self.asking.entry(call.key()).or_default() += 1;
-        if call.kind.is_none() {
-            self.set(call);
+        match call.kind {
+            None if !self.splits_too_far(call) => self.set(call),
+            // What it had more is given up, too.
+            Some(LockKind::Shared) => self.weaken(call),
+            _ => {}
         }
+    }
+
+    /// The server refuses to leave two locks of one where there are too many.
+    fn splits_too_far(&self, call: &LockCall) -> bool {
+        let splits = |(_, locks): &(ObjectRef, FileLocks<u64>)| locks.splits(call.owner, call.range);
+        self.files.get(&call.object.gfid).is_some_and(splits)
+            && self.files.values().map(|(_, locks)| locks.len()).sum::<usize>() >= LOCKS_OF_CLIENT_MAX
+    }
+
+    /// Locks for writing in the range become locks for reading.
+    fn weaken(&mut self, call: &LockCall) {
+        let Some((_, locks)) = self.files.get_mut(&call.object.gfid) else { return };
+        let strong = locks.of(call.owner).iter().filter(|lock| lock.kind == LockKind::Exclusive);
+        let ranges: Vec<LockRange> = strong.filter_map(|lock| lock.range.common(&call.range)).collect();
+        for range in ranges {
+            // Too many are refused before.
+            locks.set(call.owner, range, Some(LockKind::Shared), call.pid).ok();
+        }
+    }
+
+    /// Nothing of a file is open any more, so nothing of it is locked.
+    pub fn forget_file(&mut self, gfid: &Gfid) {
+        self.files.remove(gfid);
     }
 
     /// It was answered. Answers what is to be asked now.
     pub fn answered(&mut self, call: &LockCall, reply: &FopReply) -> Vec<Fop> {
-        if reply.result.is_ok() && call.kind.is_some() {
+        // An unlock too: a lock that was asked for before it may have been answered since.
+        if reply.result.is_ok() {
             self.set(call);
         }
         self.is_over(call)
@@ -73,6 +100,10 @@ impl HeldLocks {
     /// Nobody waits for it any more; `was_sent`: the server may have it. Answers what is to be asked now.
     pub fn abandon(&mut self, request: u64, call: &LockCall, was_sent: bool) -> Vec<Fop> {
         if !was_sent {
+            if call.kind.is_none() {
+                // Given up here, and still to be given up there.
+                self.in_doubt.insert(call.key());
+            }
             return self.is_over(call);
         }
         self.abandoned.insert(request, *call);
@@ -239,5 +270,45 @@ mod tests {
         held.asked(&call);
         held.answered(&call, &done(4));
         assert_eq!(held.tell(OBJECT, 1), [fop(0, LockRange::END, Some(Exclusive), 9)]);
+    }
+
+    #[test] // PROTOCOL 16
+    fn a_lock_for_reading_in_place_of_one_for_writing_counts_from_the_call_on() {
+        let mut held = HeldLocks::default();
+        let write = lock(0, 9, Some(Exclusive));
+        held.asked(&write);
+        held.answered(&write, &done(1));
+        let read = lock(5, 19, Some(Shared));
+        held.asked(&read);
+        assert_eq!(announced(&mut held), [(0, 4, Exclusive), (5, 9, Shared)], "others may read there by now");
+        held.answered(&read, &done(2));
+        assert_eq!(announced(&mut held), [(0, 4, Exclusive), (5, 19, Shared)]);
+    }
+
+    #[test]
+    fn an_unlock_that_overtakes_the_answer_to_a_lock_leaves_nothing() {
+        let mut held = HeldLocks::default();
+        let (take, give) = (lock(0, 9, Some(Exclusive)), lock(0, 9, None));
+        held.asked(&take);
+        held.asked(&give);
+        held.answered(&take, &done(1));
+        held.answered(&give, &done(2));
+        assert!(announced(&mut held).is_empty());
+        held.asked(&take);
+        held.answered(&take, &done(3));
+        held.forget_file(&OBJECT.gfid);
+        assert!(announced(&mut held).is_empty());
+    }
+
+    #[test]
+    fn an_unlock_that_was_never_sent_is_told_all_the_same() {
+        let mut held = HeldLocks::default();
+        let (take, give) = (lock(0, 9, Some(Exclusive)), lock(0, 4, None));
+        held.asked(&take);
+        held.answered(&take, &done(1));
+        held.asked(&give);
+        let told = held.abandon(2, &give, false);
+        let expected = [fop(0, 4, None, 0), fop(5, 9, Some(Exclusive), 9), fop(10, LockRange::END, None, 0)];
+        assert_eq!(told, expected);
     }
 }

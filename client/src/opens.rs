@@ -71,6 +71,11 @@ impl Opens {
         self.counts.entry(object.gfid).or_insert((object, 0)).1 += 1;
     }
 
+    /// Whether an object is open.
+    pub fn is_open(&self, gfid: &Gfid) -> bool {
+        self.counts.contains_key(gfid)
+    }
+
     /// Nobody waits for this call any more, but it may still run.
     pub fn abandon(&mut self, request: u64, effect: OpenEffect) {
         let may_open = matches!(effect, OpenEffect::Opens(_) | OpenEffect::Makes);

@@ -32,6 +32,8 @@ pub struct PendingCall {
 #[derive(Default)]
 pub struct PendingTable {
     calls: BTreeMap<u64, PendingCall>,
+    /// Those that wait for a lock, for ever perhaps: no results are kept for their sake.
+    waiting: BTreeMap<u64, PendingCall>,
     next: u64,
 }
 
@@ -49,22 +51,30 @@ impl PendingTable {
 
     /// Number of calls that wait.
     pub fn len(&self) -> usize {
-        self.calls.len()
+        self.calls.len() + self.waiting.len()
     }
 
     /// Adds a call under its number.
     pub fn insert(&mut self, pending: PendingCall) {
-        self.calls.insert(pending.call.request, pending);
+        let waits = pending.lock.as_ref().is_some_and(|call| call.waits);
+        let calls = if waits { &mut self.waiting } else { &mut self.calls };
+        calls.insert(pending.call.request, pending);
     }
 
     /// Takes the call that a reply belongs to; `None` if it was given up or answered before.
     pub fn take(&mut self, request: u64) -> Option<PendingCall> {
-        self.calls.remove(&request)
+        self.calls.remove(&request).or_else(|| self.waiting.remove(&request))
     }
 
     /// All waiting calls in number order, to be sent again.
     pub fn resend(&self) -> impl Iterator<Item = &v1::Call> {
-        self.calls.values().map(|pending| &pending.call)
+        let mut calls: Vec<&v1::Call> = self.all().map(|pending| &pending.call).collect();
+        calls.sort_unstable_by_key(|call| call.request);
+        calls.into_iter()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PendingCall> {
+        self.calls.values().chain(self.waiting.values())
     }
 
     /// Takes the calls whose deadline has passed.
@@ -87,8 +97,10 @@ impl PendingTable {
     /// The threads that have waited since `before` or longer.
     pub fn waiting_pids(&self, before: Instant) -> BTreeSet<u32> {
         // In number order, which is the order of time.
-        let old = self.calls.values().take_while(|pending| pending.since <= before);
-        old.map(|pending| pending.pid).filter(|pid| *pid != 0).collect()
+        let old = |calls: &'_ BTreeMap<u64, PendingCall>| -> Vec<u32> {
+            calls.values().take_while(|pending| pending.since <= before).map(|pending| pending.pid).collect()
+        };
+        old(&self.calls).into_iter().chain(old(&self.waiting)).filter(|pid| *pid != 0).collect()
     }
 
     /// Takes the calls that these threads have waited for since `before` or longer.
@@ -98,12 +110,13 @@ impl PendingTable {
 
     /// Takes all calls.
     pub fn take_all(&mut self) -> Vec<PendingCall> {
-        std::mem::take(&mut self.calls).into_values().collect()
+        let waiting = std::mem::take(&mut self.waiting).into_values();
+        std::mem::take(&mut self.calls).into_values().chain(waiting).collect()
     }
 
     fn take_where(&mut self, is_wanted: impl Fn(&PendingCall) -> bool) -> Vec<PendingCall> {
-        let requests: Vec<u64> = self.calls.iter().filter(|(_, p)| is_wanted(p)).map(|(r, _)| *r).collect();
-        requests.into_iter().filter_map(|request| self.calls.remove(&request)).collect()
+        let requests: Vec<u64> = self.all().filter(|pending| is_wanted(pending)).map(|p| p.call.request).collect();
+        requests.into_iter().filter_map(|request| self.take(request)).collect()
     }
 }
 

@@ -270,6 +270,11 @@ impl Shared {
             Some(pending) => {
                 state.opens.answered(pending.open_effect, &reply);
                 let to_ask = pending.lock.map_or(Vec::new(), |call| state.locks.answered(&call, &reply));
+                if let OpenEffect::Releases(object) = pending.open_effect
+                    && !state.opens.is_open(&object.gfid)
+                {
+                    state.locks.forget_file(&object.gfid);
+                }
                 if state.pending.len() == 0 {
                     self.quiet.notify_one();
                 }

@@ -45,6 +45,11 @@ impl LockRange {
         self.last
     }
 
+    /// The bytes that both have.
+    pub fn common(&self, other: &LockRange) -> Option<LockRange> {
+        LockRange::new(self.first.max(other.first), self.last.min(other.last)).ok()
+    }
+
     /// Whether both have a byte in common.
     pub fn overlaps(&self, other: &LockRange) -> bool {
         self.first <= other.last && other.first <= self.last
@@ -131,6 +136,16 @@ impl<O: Ord + Copy> FileLocks<O> {
             self.by_owner.insert(owner, after);
         }
         Ok(())
+    }
+
+    /// Whether taking a range away leaves two of one of the owner's locks.
+    pub fn splits(&self, owner: O, range: LockRange) -> bool {
+        self.of(owner).iter().any(|lock| lock.range.first < range.first && range.last < lock.range.last)
+    }
+
+    /// How many locks there are.
+    pub fn len(&self) -> usize {
+        self.count
     }
 
     /// The locks of one owner, in order.

@@ -46,7 +46,11 @@ fn flock_process(path: &Path) -> anyhow::Result<Child> {
 
 /// The process sleeps in a request to the mount, which is for the lock.
 fn waits_for_a_lock(pid: u32) -> anyhow::Result<()> {
-    eventually("it waits for the lock", SOON, || sleeping_in(pid).contains("request_wait_answer"))
+    let is_in_flock = || {
+        let call = fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        call.starts_with(&format!("{} ", libc::SYS_flock))
+    };
+    eventually("it waits for the lock", SOON, || is_in_flock() && sleeping_in(pid).contains("request_wait_answer"))
 }
 
 #[test]
@@ -221,6 +225,50 @@ fn who_gets_a_lock_sees_all_that_was_written_under_it_before() {
             ensure!(count == 3 * TURNS, "{count} of {} turns are seen at {offset}", 3 * TURNS);
         }
         drop((ours, theirs, third));
+        other.unmount()
+    });
+}
+
+#[test] // PROTOCOL 32
+fn a_lock_for_reading_in_place_of_one_for_writing_shows_what_was_written() {
+    case(MOUNT, |case| {
+        let (_cluster, other, ours, theirs) = two_mounts(case)?;
+        for turn in 0..60u8 {
+            locks::wait(&ours, Lock::Exclusive, ALL)?;
+            for page in 0..64 {
+                ours.write_all_at(&[turn; 4096], page * 4096)?;
+            }
+            locks::set(&ours, Lock::Shared, ALL)?;
+            locks::set(&theirs, Lock::Shared, ALL)?;
+            let mut bytes = vec![0; 64 * 4096];
+            theirs.read_exact_at(&mut bytes, 0)?;
+            ensure!(bytes.iter().all(|byte| *byte == turn), "turn {turn}: something of before is read");
+            locks::set(&theirs, Lock::None, ALL)?;
+        }
+        drop((ours, theirs));
+        other.unmount()
+    });
+}
+
+#[test]
+fn what_one_thread_gets_after_another_has_unlocked_is_given_back_at_its_own_unlock() {
+    case(MOUNT, |case| {
+        let (_cluster, other, ours, theirs) = two_mounts(case)?;
+        for _ in 0..20 {
+            locks::set(&theirs, Lock::Exclusive, ALL)?;
+            std::thread::scope(|scope| -> anyhow::Result<()> {
+                let waiting = scope.spawn(|| locks::wait(&ours, Lock::Exclusive, (0, 1)));
+                // Another thread of the same process gives back all that the process has, which is nothing yet or all.
+                locks::set(&ours, Lock::None, (100, 1))?;
+                drop(ours.try_clone()?);
+                locks::set(&theirs, Lock::None, ALL)?;
+                waiting.join().map_err(|_| anyhow::anyhow!("the waiting thread panicked"))??;
+                Ok(())
+            })?;
+            locks::set(&ours, Lock::None, ALL)?;
+        }
+        locks::set(&theirs, Lock::Exclusive, ALL).context("a lock was left behind")?;
+        drop((ours, theirs));
         other.unmount()
     });
 }

@@ -130,13 +130,16 @@ impl Filesystem for Mount {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if size.is_some() && fh.is_some_and(|fh| self.fs().is_cut_off(fh.0)) {
+            return reply.error(fuse_errno(Errno::EIO));
+        }
         let set = SetAttr {
             perm: mode.map(|mode| mode & 0o7777),
             uid,

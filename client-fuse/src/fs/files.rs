@@ -142,21 +142,28 @@ impl Fs {
     pub fn flush(self: &Arc<Self>, caller: Caller, ino: u64, (handle, owner): (u64, u64), done: Reply<()>) {
         let object = lock(&self.files).get(handle).map(|file| file.object);
         self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
-            let result = match waited {
-                Ok(()) => lock(&fs.writes).take_error(handle).map_or(Ok(()), Err),
-                Err(errno) => Err(errno), // what the descriptor has to report stays with it
-            };
-            match object {
-                Some(object) => fs.end_locks_of(caller, (ino, object, owner), move || done(result)),
-                None => done(result),
+            let Some(object) = object else { return done(waited) };
+            match waited {
+                Ok(()) => {
+                    let result = lock(&fs.writes).take_error(handle).map_or(Ok(()), Err);
+                    fs.end_locks_of(caller, (ino, object, owner), move || done(result));
+                }
+                Err(errno) => {
+                    // What the descriptor has to report stays with it, and the locks stay until all is written.
+                    done(Err(errno));
+                    fs.after_writes(ino, Range::ALL, 0, move |fs, _| {
+                        fs.end_locks_of(caller, (ino, object, owner), || ())
+                    });
+                }
             }
         });
     }
 
     /// The last close of a descriptor.
     pub fn release(self: &Arc<Self>, ino: u64, handle: u64) {
-        let Some(file) = lock(&self.files).close(handle) else { return };
+        let Some(file) = lock(&self.files).get(handle) else { return };
         self.after_writes(ino, Range::ALL, 0, move |fs, _| {
+            lock(&fs.files).close(handle);
             if let Some(errno) = lock(&fs.writes).forget_handle(ino, handle) {
                 tracing::error!(gfid = %file.object.gfid, "a write failed and nobody was left to be told: {errno}");
             }

@@ -80,26 +80,36 @@ impl Fs {
         let fop = Fop::Lock { object, owner, range, kind, pid, waits };
         if kind.is_some() {
             lock(&self.lock_owners).note(ino, owner, handle);
-            return self.submit(caller, fop, move |fs, reply, asked| match reply.result {
-                Ok(_) => {
-                    lock(&fs.tables).changed(ino);
-                    fs.learn(reply.attr.as_ref(), asked);
-                    fs.invalidations.ask_and(ino, Box::new(move || done(Ok(()))));
-                }
-                Err(errno) => done(Err(errno)),
-            });
-        }
-        if !lock(&self.lock_owners).has(ino, owner) {
+        } else if !lock(&self.lock_owners).has(ino, owner) {
             return done(Ok(()));
         }
-        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
-            if let Err(errno) = waited {
-                return done(Err(errno));
+        if kind == Some(LockKind::Exclusive) {
+            return self.ask_for_lock(caller, locking, fop, done);
+        }
+        // What was written under a lock is on the brick before others may see the file again.
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| match (waited, kind) {
+            (Err(errno), _) => done(Err(errno)),
+            (Ok(()), Some(_)) => fs.ask_for_lock(caller, locking, fop, done),
+            (Ok(()), None) => {
+                if range == LockRange::ALL {
+                    lock(&fs.lock_owners).take(ino, |(known, _)| *known == owner);
+                }
+                fs.submit(caller, fop, move |_, reply, _| done(reply.result.map(|_| ())));
             }
-            if range == LockRange::ALL {
-                lock(&fs.lock_owners).take(ino, |(known, _)| *known == owner);
+        });
+    }
+
+    fn ask_for_lock(self: &Arc<Self>, caller: Caller, locking: Locking, fop: Fop, done: Reply<()>) {
+        let Locking { ino, owner, handle, .. } = locking;
+        self.submit(caller, fop, move |fs, reply, asked| match reply.result {
+            Ok(_) => {
+                // Another thread of the process may have given all back meanwhile.
+                lock(&fs.lock_owners).note(ino, owner, handle);
+                lock(&fs.tables).changed(ino);
+                fs.learn(reply.attr.as_ref(), asked);
+                fs.invalidations.ask_and(ino, Box::new(move || done(Ok(()))));
             }
-            fs.submit(caller, fop, move |_, reply, _| done(reply.result.map(|_| ())));
+            Err(errno) => done(Err(errno)),
         });
     }
 
@@ -156,7 +166,7 @@ impl Fs {
     }
 
     /// Whether a descriptor has lost the locks of its file.
-    pub(super) fn is_cut_off(&self, handle: u64) -> bool {
+    pub fn is_cut_off(&self, handle: u64) -> bool {
         self.has_cut_off.load(Ordering::Acquire) && lock(&self.files).get(handle).is_some_and(|file| file.is_cut_off)
     }
 }

@@ -11,12 +11,12 @@ use crate::brick::volume::dispatch::Outcome;
 use crate::brick::volume::mend::Mended;
 use crate::brick::volume::{Slot, Volume};
 use brickfs_common::cluster::map::VolumeMap;
-use brickfs_common::fop::{CallHeader, Fop, Hello, PROTOCOL_VERSION, Welcome};
-use brickfs_common::ids::{BrickId, ClientId, ClusterId, NodeId, SetId, VolumeId};
+use brickfs_common::fop::{CallHeader, Fop, Hello, OwnedLock, PROTOCOL_VERSION, Welcome};
+use brickfs_common::ids::{BrickId, ClientId, ClusterId, Gfid, NodeId, SetId, VolumeId};
 use bytes::Bytes;
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
 
@@ -157,6 +157,20 @@ impl Host {
             return Err(format!("session {} of this client is over, {known} is newer", hello.session));
         }
         let is_known = state.clients.has_lease(&hello.client);
+        let map_json = serde_json::to_vec(&*state.map).map_err(|error| error.to_string())?;
+        let mut welcome = Welcome {
+            protocol: PROTOCOL_VERSION,
+            features: 0,
+            lease_ms: CLIENT_LEASE.as_millis() as u32,
+            map_json: Bytes::from(map_json),
+            locks_lost: false,
+        };
+        if !is_known && !hello.locks.is_empty() {
+            // It was away for longer than its lease. It is not known before it has heard that, and greets without them.
+            welcome.locks_lost = true;
+            drop(state);
+            return Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }));
+        }
         if !is_known {
             for engine in state.open_sets() {
                 if let Err(error) = engine.store.note_client(&hello.client) {
@@ -170,20 +184,13 @@ impl Host {
         let client = state.clients.client(hello.client);
         client.session = hello.session;
         client.seen(hello.lowest_unanswered);
-        // Whoever was away for longer than its lease has lost its locks, to somebody else perhaps.
-        state.locks.announce(hello.client, if is_known { &hello.locks } else { &[] });
-        state.look_at_locks();
+        let open: HashSet<Gfid> = hello.open_objects.iter().map(|(object, _)| object.gfid).collect();
+        let locks: Vec<OwnedLock> = hello.locks.iter().filter(|owned| open.contains(&owned.gfid)).copied().collect();
+        state.locks.announce(hello.client, &locks);
+        state.look_at_grace();
         for (gfid, home) in closed {
             state.delete_if_orphan(brickfs_common::fop::ObjectRef { gfid, home });
         }
-        let map_json = serde_json::to_vec(&*state.map).map_err(|error| error.to_string())?;
-        let welcome = Welcome {
-            protocol: PROTOCOL_VERSION,
-            features: 0,
-            lease_ms: CLIENT_LEASE.as_millis() as u32,
-            map_json: Bytes::from(map_json),
-            locks_lost: !is_known && !hello.locks.is_empty(),
-        };
         drop(state);
         Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }))
     }
@@ -225,13 +232,17 @@ fn mend_beside(volume: &Arc<Volume<PosixStore>>) {
 /// Clients that are gone are no more waited for after a restart.
 fn forget_ended(volume: &Volume<PosixStore>) {
     let mut state = volume.lock();
-    for id in std::mem::take(&mut state.clients.ended) {
+    for id in state.clients.ended.clone() {
         for engine in state.open_sets() {
             if let Err(error) = engine.store.forget_client(&id) {
                 tracing::warn!(client = %id, set = %engine.id, "its record stays: {error}");
             }
         }
+        // After its record: were it the other way round, a restart in between would believe its greeting.
+        state.locks.end_client(id);
     }
+    state.clients.ended.clear();
+    state.look_at_grace();
 }
 
 fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixStore>) -> Option<BrickStatus> {

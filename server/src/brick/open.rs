@@ -77,6 +77,7 @@ pub fn open_volume(map: VolumeMap, node: NodeId) -> Arc<Volume<PosixStore>> {
             }
         }
         state.clients.expect(noted);
+        state.look_at_grace();
     }
     block_on(volume.recover(last));
     volume

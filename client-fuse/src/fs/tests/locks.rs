@@ -131,3 +131,47 @@ fn a_descriptor_whose_locks_were_lost_is_of_no_use_any_more() {
     let anew = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
     rig.write(ino, anew, 0, b"x").take().unwrap();
 }
+
+#[test] // PROTOCOL 32
+fn a_lock_for_reading_in_place_of_one_for_writing_waits_for_what_was_written() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.locked(ino, handle, OWNER);
+    rig.write(ino, handle, 0, b"for all to see").take().unwrap();
+    let weaker = rig.lock(ino, handle, OWNER, Some(LockKind::Shared));
+    assert_eq!(rig.waiting(), ["Write"]);
+    rig.answer(FopReply { result: Ok(Answer::Written { count: 14, offset: 0 }), ..done() });
+    rig.answer(done());
+    rig.drop_pages(ino);
+    assert_eq!(weaker.take(), Ok(()));
+}
+
+#[test]
+fn a_lock_that_a_thread_gets_after_another_has_given_all_back_is_given_back_too() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    let waiting = rig.lock(ino, handle, OWNER, Some(LockKind::Exclusive));
+    let unlock = rig.lock(ino, handle, OWNER, None);
+    assert_eq!(rig.waiting(), ["Lock", "Lock"]);
+    rig.answer(done());
+    rig.answer(done());
+    rig.drop_pages(ino);
+    assert_eq!((waiting.take(), unlock.take()), (Ok(()), Ok(())));
+    let close = rig.ask(|fs, a| fs.flush(ME, ino, (handle, OWNER), a));
+    assert_eq!(rig.given_back(), [OWNER]);
+    assert_eq!(close.take(), Ok(()));
+}
+
+#[test] // PROTOCOL 16
+fn what_is_queued_of_a_closed_descriptor_is_not_sent_once_its_locks_are_lost() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.locked(ino, handle, OWNER);
+    for _ in 0..2 {
+        rig.write(ino, handle, 0, b"lost").take().unwrap();
+    }
+    rig.fs.release(ino, handle);
+    rig.fs.lose_locks(&[ObjectRef { gfid: Gfid([7; 16]), home: SetId(0) }]);
+    rig.answer(refused(Errno::EIO));
+    assert!(!rig.waiting().contains(&"Write".to_owned()), "{:?}", rig.waiting());
+}

@@ -151,8 +151,8 @@ fn the_last_close_leaves_nothing_behind() {
     let (ino, handle) = rig.open_file(7);
     rig.write(ino, handle, 0, b"hello").take().unwrap();
     rig.fs.release(ino, handle);
-    assert_eq!(rig.count_of("files"), 0);
     rig.answer(refused(Errno::EIO));
+    assert_eq!(rig.count_of("files"), 0);
     assert_eq!(lock(&rig.fs.writes).take_error(handle), None);
     rig.fs.forget(ino, 1);
     let due = std::time::Instant::now() + std::time::Duration::from_secs(2);

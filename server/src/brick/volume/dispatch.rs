@@ -157,8 +157,10 @@ impl<S: BrickStore> Volume<S> {
             return Admission::Failed(Errno::EIO);
         }
         // What it had is others' by now: nothing of this session may land any more (PROTOCOL 16).
-        let Some(known) = state.clients.by_id.get_mut(&client) else { return Admission::SessionOver };
-        if known.session > session || header.request < known.lowest_unanswered {
+        let known = state.clients.by_id.get_mut(&client).filter(|known| known.session > 0);
+        let Some(known) = known else { return Admission::SessionOver };
+        // What waits for a lock is not counted among what is unanswered.
+        if known.session > session || (fop.is_mutation() && header.request < known.lowest_unanswered) {
             return Admission::Failed(Errno::ESTALE);
         }
         known.session = session;

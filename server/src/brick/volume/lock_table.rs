@@ -102,12 +102,16 @@ impl LockTable {
         Asked::Later(answered)
     }
 
-    /// Takes an owner's locks in a range away.
-    pub fn unlock(&mut self, gfid: Gfid, owner: LockOwner, range: LockRange) {
-        let Some(file) = self.files.get_mut(&gfid) else { return };
-        // Taking away is never refused.
-        file.change(owner, range, None, 0, &mut self.of_client).ok();
+    /// Takes an owner's locks in a range away. ENOLCK if that would leave two of one, one too many for the client.
+    pub fn unlock(&mut self, gfid: Gfid, owner: LockOwner, range: LockRange) -> Result<(), Errno> {
+        let Some(file) = self.files.get_mut(&gfid) else { return Ok(()) };
+        let is_full = self.of_client.get(&owner.client).is_some_and(|count| *count >= LOCKS_OF_CLIENT_MAX);
+        if is_full && file.held.splits(owner, range) {
+            return Err(Errno::ENOLCK);
+        }
+        let changed = file.change(owner, range, None, 0, &mut self.of_client);
         self.look_again(gfid);
+        changed
     }
 
     /// The first lock in a file that is in the way of one.
@@ -354,11 +358,11 @@ mod tests {
         let mut second = later(table.ask(F, 2, wanted(2, 1, 5, 5, Exclusive), true));
         let mut third = later(table.ask(F, 3, wanted(3, 1, 5, 5, Exclusive), true));
         let mut elsewhere = later(table.ask(F, 4, wanted(3, 2, 9, 20, Shared), true));
-        table.unlock(F, owner(1, 1), LockRange::new(0, 5).unwrap());
+        table.unlock(F, owner(1, 1), LockRange::new(0, 5).unwrap()).unwrap();
         assert_eq!(second.try_recv(), Ok(Ok(())));
         assert!(third.try_recv().is_err() && elsewhere.try_recv().is_err());
-        table.unlock(F, owner(2, 1), LockRange::ALL);
-        table.unlock(F, owner(1, 1), LockRange::ALL);
+        table.unlock(F, owner(2, 1), LockRange::ALL).unwrap();
+        table.unlock(F, owner(1, 1), LockRange::ALL).unwrap();
         assert_eq!((third.try_recv(), elsewhere.try_recv()), (Ok(Ok(())), Ok(Ok(()))));
         table.end_client(ClientId([3; 16]));
         assert_eq!(table.counts(), (0, 0));
@@ -402,7 +406,7 @@ mod tests {
         assert!(answer.try_recv().is_err());
         table.cancel(F, ClientId([2; 16]), 7);
         assert_eq!(answer.try_recv(), Ok(Err(Errno::EINTR)));
-        table.unlock(F, owner(1, 1), LockRange::ALL);
+        table.unlock(F, owner(1, 1), LockRange::ALL).unwrap();
         assert_eq!(table.counts(), (0, 0));
     }
 
@@ -449,6 +453,16 @@ mod tests {
             lock(&mut table, [F, G][n as usize % 2], wanted(1, n % 3, 2 * n, 2 * n, Exclusive));
         }
         assert_eq!(now(table.ask(F, 0, wanted(1, 9, 1, 1, Shared), true)), Err(Errno::ENOLCK));
+        // Neither by taking away in the middle; at an edge, or the whole, always.
+        table.end_file(ClientId([1; 16]), G);
+        for n in 0..LOCKS_OF_CLIENT_MAX as u64 / 2 - 1 {
+            lock(&mut table, G, wanted(1, 1, 2 * n, 2 * n, Exclusive));
+        }
+        lock(&mut table, G, wanted(1, 2, 1 << 30, (1 << 30) + 9, Exclusive));
+        let middle = LockRange::new((1 << 30) + 4, (1 << 30) + 4).unwrap();
+        assert_eq!(table.unlock(G, owner(1, 2), middle), Err(Errno::ENOLCK));
+        table.unlock(G, owner(1, 2), LockRange::new((1 << 30) + 9, (1 << 30) + 20).unwrap()).unwrap();
+        table.unlock(G, owner(1, 2), LockRange::ALL).unwrap();
         lock(&mut table, F, wanted(2, 9, 1, 1, Shared));
         table.end_file(ClientId([1; 16]), G);
         lock(&mut table, G, wanted(1, 9, 1, 1, Shared));

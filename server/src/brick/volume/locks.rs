@@ -63,10 +63,8 @@ impl<S: BrickStore + Send + 'static> Volume<S> {
 impl<S: BrickStore> State<S> {
     fn ask_for_lock(&mut self, request: u64, asking: Asking) -> Asked {
         let Asking { object, owner, range, kind, pid, waits } = asking;
-        self.locks.set_grace(self.clients.is_grace());
         let Some(kind) = kind else {
-            self.locks.unlock(object.gfid, owner, range);
-            return Asked::Now(Ok(()));
+            return Asked::Now(self.locks.unlock(object.gfid, owner, range));
         };
         let is_open = self.clients.by_id.get(&owner.client).is_some_and(|c| c.opens.contains_key(&object.gfid));
         if !is_open {
@@ -83,11 +81,9 @@ impl<S: BrickStore> State<S> {
         }
     }
 
-    /// What clients hold whose lease has ended, and whether others may still come back, is looked at again.
-    pub fn look_at_locks(&mut self) {
-        for client in self.clients.ended.clone() {
-            self.locks.end_client(client);
-        }
-        self.locks.set_grace(self.clients.is_grace());
+    /// Whether clients may still announce locks that they had before the start. Those whose time is over are first
+    /// forgotten on the bricks.
+    pub fn look_at_grace(&mut self) {
+        self.locks.set_grace(self.clients.is_grace() || !self.clients.ended.is_empty());
     }
 }

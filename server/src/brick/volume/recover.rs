@@ -204,7 +204,6 @@ impl<S: BrickStore> Volume<S> {
         for (gfid, home) in state.clients.end_silent(Instant::now()) {
             state.delete_if_orphan(ObjectRef { gfid, home });
         }
-        state.look_at_locks();
         if state.clients.is_grace() || state.are_orphans_swept {
             return;
         }

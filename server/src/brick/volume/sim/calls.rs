@@ -10,7 +10,7 @@ use brickfs_common::fop::{CallHeader, Fop};
 
 /// Admission as the session has it, then the operation.
 pub async fn serve_client(volume: &Volume<ModelStore>, header: &CallHeader, call: Call) -> Ran {
-    volume.lock().clients.client(call.client); // it has greeted
+    volume.lock().clients.client(call.client).session = 1; // it has greeted
     match volume.admit(call.client, 1, header, &call.fop) {
         Admission::Run => {}
         Admission::Failed(errno) => return Err(errno.into()),
