@@ -23,6 +23,13 @@ impl<S: BrickStore + Send + 'static> Volume<S> {
     /// Runs an operation on locks; `None` if it is another one.
     pub(super) fn run_locks(self: &Arc<Self>, ask: &Ask, fop: &Fop) -> Option<Outcome> {
         let (client, request) = (ask.asker.client, ask.asker.request);
+        let (Fop::Lock { object, .. } | Fop::TestLock { object, .. } | Fop::CancelLock { object, .. }) = fop else {
+            return None;
+        };
+        let is_open = self.lock().clients.by_id.get(&client).is_some_and(|c| c.opens.contains_key(&object.gfid));
+        if !is_open {
+            return Some(Outcome::Reply(FopReply::failed(request, Errno::EBADF)));
+        }
         let result = match *fop {
             Fop::Lock { object, owner, range, kind, pid, waits } => {
                 let owner = LockOwner { client, number: owner };
@@ -66,10 +73,6 @@ impl<S: BrickStore> State<S> {
         let Some(kind) = kind else {
             return Asked::Now(self.locks.unlock(object.gfid, owner, range));
         };
-        let is_open = self.clients.by_id.get(&owner.client).is_some_and(|c| c.opens.contains_key(&object.gfid));
-        if !is_open {
-            return Asked::Now(Err(Errno::EBADF));
-        }
         self.locks.ask(object.gfid, request, Wanted { owner, range, kind, pid }, waits)
     }
 
