@@ -2,3 +2,4 @@
 
 mod attr;
 pub mod fops;
+mod replies;

@@ -325,12 +325,12 @@ mod tests {
         Place { parent, name: name.into() }
     }
 
-    /// Every step, with every kind of item in it, and its bytes as later versions have to read them.
-    #[allow(clippy::too_many_lines)] // a table
-    fn golden_steps() -> Vec<(Step, &'static str)> {
-        let position = Position { epoch: 1, seq: 300 };
-        let (tx, time) = (TxId([7; 16]), Timestamp { sec: -1, nsec: 5 });
-        let claim = Claim { gfid: B, home: SetId(3) };
+    fn position() -> Position {
+        Position { epoch: 1, seq: 300 }
+    }
+
+    /// Steps on objects and names.
+    fn steps_on_names() -> Vec<Step> {
         let object = NewObject {
             gfid: A,
             kind: Kind::Symlink,
@@ -346,13 +346,50 @@ mod tests {
         let copy = CopyOf {
             gfid: A,
             home: SetId(1),
-            position,
+            position: position(),
             perm: 0o2755,
             uid: 1,
             gid: 2,
             project: 3,
             default_acl: Some(vec![9]),
         };
+        vec![
+            Step::Make { place: place(A, "m"), object },
+            Step::Copy { place: place(A, "m"), copy: copy.clone() },
+            Step::Link { gfid: A, place: place(B, "l") },
+            Step::Unlink { gfid: A, place: place(B, "u"), rest: Rest::Linked },
+            Step::RemoveDir { gfid: A },
+            Step::Move { gfid: A, from: place(A, "f"), to: place(B, "t"), replaced: Some((B, Rest::Orphan)) },
+            Step::Exchange { first: A, from: place(A, "f"), second: B, to: place(B, "t") },
+            Step::Follow { gfid: A, to: place(B, "t"), position: position() },
+            Step::Inherit { copy },
+            Step::DropClaim { place: place(A, "c"), gfid: B },
+            Step::TouchDir { gfid: A, subdirs: Some(2) },
+        ]
+    }
+
+    /// Steps on attributes and data.
+    fn steps_on_contents() -> Vec<Step> {
+        vec![
+            Step::SetAttr {
+                gfid: A,
+                perm: Some(0o644),
+                uid: None,
+                gid: Some(5),
+                size: Some(300),
+                atime: Some(Timestamp { sec: -1, nsec: 5 }),
+                mtime: None,
+            },
+            Step::Xattr { gfid: A, name: b"user.x".to_vec(), value: Some(b"v".to_vec()) },
+            Step::Write { gfid: A, offset: 300, length: 5, append: true },
+            Step::Fallocate { gfid: A, mode: -1, offset: 1, length: 300 },
+        ]
+    }
+
+    /// Steps of transactions, with every kind of item in them.
+    fn steps_of_transactions() -> Vec<Step> {
+        let tx = TxId([7; 16]);
+        let claim = Claim { gfid: B, home: SetId(3) };
         let items = vec![
             Item::Name { place: place(A, "n"), new: Some(claim), old: Old::Absent },
             Item::Name { place: place(A, "o"), new: None, old: Old::Native(B, Kind::File) },
@@ -363,119 +400,65 @@ mod tests {
         ];
         let commitment = Commitment {
             participants: vec![(SetId(2), vec![Item::Close { gfid: B }])],
-            change: Some(Change { gfid: A, name: Some(place(B, "c")), position }),
+            change: Some(Change { gfid: A, name: Some(place(B, "c")), position: position() }),
         };
-        let set_attr = Step::SetAttr {
-            gfid: A,
-            perm: Some(0o644),
-            uid: None,
-            gid: Some(5),
-            size: Some(300),
-            atime: Some(time),
-            mtime: None,
-        };
-        let finish = Step::Finish {
-            tx,
-            is_committed: true,
-            items: items.clone(),
-            rests: vec![None, Some(Rest::Gone)],
-            parts: 1,
-            is_parked: true,
-        };
+        let rests = vec![None, Some(Rest::Gone)];
         vec![
-            (
-                Step::Make { place: place(A, "m"), object },
-                "000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a02ff0301020304\
-                      017401010100",
-            ),
-            (
-                Step::Copy { place: place(A, "m"), copy: copy.clone() },
-                "010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b01\
-                      0203010109",
-            ),
-            (
-                Step::Link { gfid: A, place: place(B, "l") },
-                "020a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016c",
-            ),
-            (
-                Step::Unlink { gfid: A, place: place(B, "u"), rest: Rest::Linked },
-                "030a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017500",
-            ),
-            (Step::RemoveDir { gfid: A }, "040a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"),
-            (
-                Step::Move { gfid: A, from: place(A, "f"), to: place(B, "t"), replaced: Some((B, Rest::Orphan)) },
-                "050a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0174010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b01",
-            ),
-            (
-                Step::Exchange { first: A, from: place(A, "f"), second: B, to: place(B, "t") },
-                "060a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0174",
-            ),
-            (
-                Step::Follow { gfid: A, to: place(B, "t"), position },
-                "070a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017401ac02",
-            ),
-            (Step::Inherit { copy }, "080a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b010203010109"),
-            (
-                Step::DropClaim { place: place(A, "c"), gfid: B },
-                "090a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01630b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
-            ),
-            (Step::TouchDir { gfid: A, subdirs: Some(2) }, "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102"),
-            (set_attr, "0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01a40300010501ac0201010500"),
-            (
-                Step::Xattr { gfid: A, name: b"user.x".to_vec(), value: Some(b"v".to_vec()) },
-                "0c0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a06757365722e78010176",
-            ),
-            (
-                Step::Write { gfid: A, offset: 300, length: 5, append: true },
-                "0d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0aac020501",
-            ),
-            (
-                Step::Fallocate { gfid: A, mode: -1, offset: 1, length: 300 },
-                "0e0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02",
-            ),
-            (
-                Step::Prepare { tx, part: 1, coordinator: SetId(2), items },
-                "0f07070707070707070707070707070707010206000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b\
-                      0b0b0b0b0b0b0b0b0b0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b0b00000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
-                      0b020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
-            ),
-            (
-                finish,
-                "10070707070707070707070707070707070106000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b00000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b0b\
-                      0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
-                      020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b\
-                      0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020001020101",
-            ),
-            (
-                Step::Release { tx, parts: 1, parked: vec![(0, A, Some(Rest::Gone)), (1, B, None)] },
-                "11070707070707070707070707070707070102000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102010b0b0b\
-                      0b0b0b0b0b0b0b0b0b0b0b0b0b00",
-            ),
-            (
-                Step::Commit { tx, commitment },
-                "1207070707070707070707070707070707010201030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b010a0a0a0a\
-                      0a0a0a0a0a0a0a0a0a0a0a0a010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016301ac02",
-            ),
-            (Step::Flushed { tx }, "1307070707070707070707070707070707"),
-            (Step::Forget { tx }, "1407070707070707070707070707070707"),
+            Step::Prepare { tx, part: 1, coordinator: SetId(2), items: items.clone() },
+            Step::Finish { tx, is_committed: true, items, rests, parts: 1, is_parked: true },
+            Step::Release { tx, parts: 1, parked: vec![(0, A, Some(Rest::Gone)), (1, B, None)] },
+            Step::Commit { tx, commitment },
+            Step::Flushed { tx },
+            Step::Forget { tx },
         ]
     }
 
+    /// The bytes of these steps, in their order, as later versions have to read them.
+    const GOLDEN: [&str; 21] = [
+        "000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a02ff0301020304017401010100",
+        "010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b010203010109",
+        "020a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016c",
+        "030a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017500",
+        "040a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a",
+        "050a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
+         0b0174010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b01",
+        "060a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01660b0b0b0b0b0b0b0b0b0b0b0b0b0b0b\
+         0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0174",
+        "070a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b017401ac02",
+        "080a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02ed0b010203010109",
+        "090a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01630b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
+        "0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102",
+        "0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a01a40300010501ac0201010500",
+        "0c0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a06757365722e78010176",
+        "0d0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0aac020501",
+        "0e0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0101ac02",
+        "0f07070707070707070707070707070707010206000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b0b0b0b0b0b0b0b0b\
+         0b0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b00000a0a0a\
+         0a0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\
+         0a01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a\
+         0a0a01660b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b",
+        "10070707070707070707070707070707070106000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016e010b0b0b0b0b0b0b0b0b0b0b\
+         0b0b0b0b0b0300000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a016f00020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b00000a0a0a0a\
+         0a0a0a0a0a0a0a0a0a0a0a0a017000010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b03010a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\
+         01640b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a\
+         0a01660b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0174030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b020001020101",
+        "11070707070707070707070707070707070102000a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0102010b0b0b0b0b0b0b0b0b0b0b\
+         0b0b0b0b0b00",
+        "1207070707070707070707070707070707010201030b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b010a0a0a0a0a0a0a0a0a0a0a0a\
+         0a0a0a0a010b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b016301ac02",
+        "1307070707070707070707070707070707",
+        "1407070707070707070707070707070707",
+    ];
+
     #[test]
     fn every_step_keeps_its_golden_bytes() {
-        let steps = golden_steps();
-        for (number, (step, golden)) in steps.iter().enumerate() {
+        let steps = [steps_on_names(), steps_on_contents(), steps_of_transactions()].concat();
+        assert_eq!(steps.len(), GOLDEN.len());
+        for (number, (step, golden)) in steps.iter().zip(GOLDEN).enumerate() {
             let bytes = postcard::to_allocvec(step).unwrap();
             assert_eq!(usize::from(bytes[0]), number, "{step}: a step keeps its number, and none is left out here");
             let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-            assert_eq!(&hex, golden, "{step}");
+            assert_eq!(hex, golden, "{step}");
             assert_eq!(&postcard::from_bytes::<Step>(&bytes).unwrap(), step);
         }
     }

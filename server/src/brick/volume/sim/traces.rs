@@ -302,6 +302,28 @@ fn children_on_another_set_inherit_what_the_home_has() {
     stage.finish("27");
 }
 
+#[test] // PROTOCOL 27
+fn children_inherit_the_project_number_on_every_set_and_below() {
+    let mut stage = two_nodes();
+    let root = stage.root();
+    let dir = stage.mkdir(root, "dir");
+    let project_of =
+        |stage: &Stage, object: ObjectRef| stage.cluster.disks.lock().fs(object.home).inodes[&object.gfid].meta.project;
+    assert_eq!(project_of(&stage, dir), 0);
+    stage.cluster.disks.lock().change(dir.home, |fs| fs.inodes.get_mut(&dir.gfid).unwrap().meta.project = 7);
+    for set in 0..2 {
+        let (sub, text) = (stage.name_on(set, dir, 0), stage.name_on(set, dir, 1));
+        let (sub, file) = (stage.mkdir(dir, &sub), stage.create(dir, &text));
+        assert_eq!((sub.home, file.home), (SetId(set), SetId(set)));
+        let below = stage.name_on(1 - set, sub, 0);
+        let below = stage.create(sub, &below);
+        for object in [sub, file, below] {
+            assert_eq!(project_of(&stage, object), 7, "set {set}");
+        }
+    }
+    stage.finish("27, project");
+}
+
 #[test] // PROTOCOL 28
 fn a_touch_that_was_lost_is_told_again_also_after_a_death() {
     for dies in [false, true] {
