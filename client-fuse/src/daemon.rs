@@ -6,6 +6,7 @@ use crate::fs::Fs;
 use crate::hosts::is_this_machine;
 use crate::kernel_mount::{KernelOptions, change_flags, start_session};
 use anyhow::{Context as _, bail, ensure};
+use brickfs_client::open_files;
 use brickfs_client::volume::{Caller, ConnectOptions, Volume};
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{Fop, ObjectRef};
@@ -62,6 +63,7 @@ pub fn run_foreground(plan: &MountPlan) -> anyhow::Result<()> {
         rustix::process::setsid().ok(); // fails only where it is one already
     }
     start_log(&plan)?;
+    open_files::prepare();
     // Before there is a mount: a signal from the first moment on unmounts it.
     let signals = hear_signals()?;
     let session = mount(&plan);

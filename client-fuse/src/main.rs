@@ -6,6 +6,7 @@ mod daemon;
 mod fs;
 mod hosts;
 mod kernel_mount;
+mod local_file;
 mod tables;
 
 use std::process::ExitCode;

@@ -1,8 +1,10 @@
 //! Access to a BrickFS volume without a mount: placement of names, one session with a node, retries that
 //! run once, the write-behind queues. The mount (`client-fuse`) is a thin adapter over it.
 
+pub mod descriptors;
 mod driving;
 mod locks;
+pub mod open_files;
 mod opens;
 mod outgoing;
 mod pending;

@@ -115,13 +115,14 @@ mod tests {
     }
 
     fn done(request: u64) -> FopReply {
-        FopReply { request, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None }
+        FopReply { request, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
     }
 
     #[test] // PROTOCOL 16
     fn an_open_counts_from_its_answer_and_a_release_until_its_answer() {
         let mut opens = Opens::default();
-        let open = OpenEffect::of(&Fop::Open { object: object(1), truncate: false, writes: false });
+        let open =
+            OpenEffect::of(&Fop::Open { object: object(1), truncate: false, writes: false, wants_descriptor: false });
         opens.answered(open, &FopReply::failed(1, Errno::ESTALE));
         assert!(opens.announce().is_empty());
         opens.answered(open, &done(2));

@@ -2,13 +2,14 @@
 //! itself. A lost session is replaced, what waits is sent again under its old numbers. Beside it a tick
 //! looks after calls that wait for long, whatever the connection does.
 
+use crate::descriptors::Inbox;
 use crate::driving;
 use crate::polling::poll;
 use crate::quiet_socket::QuietSocket;
 use crate::shared::Shared;
 use crate::volume::ConnectError;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
+use brickfs_common::fop::{Descriptor, FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::ServerMessage;
 use brickfs_proto::v1::fops_client::FopsClient;
 use brickfs_proto::v1::reply::Answer;
@@ -37,6 +38,8 @@ const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// A greeted session; `Shared` has the calls for it.
 struct Session {
     replies: Streaming<Reply>,
+    /// Files that come beside the replies.
+    inbox: Arc<Inbox>,
     lease: Duration,
 }
 
@@ -125,9 +128,14 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
     // Tried apart first: tonic's own error does not say why.
     tokio::net::UnixStream::connect(path).await.map_err(|error| no_server(error.to_string()))?;
     let socket = path.to_owned();
+    let inbox = Arc::new(Inbox::default());
+    let theirs = inbox.clone();
     let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.and_then(QuietSocket::new).map(TokioIo::new) }
+        let (socket, inbox) = (socket.clone(), theirs.clone());
+        async move {
+            let stream = tokio::net::UnixStream::connect(socket).await?;
+            QuietSocket::with_inbox(stream, inbox).map(TokioIo::new)
+        }
     });
     let channel = Endpoint::from_static("http://brickd")
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -150,7 +158,7 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
             shared.welcomed(&welcome)?;
             let lease = Duration::from_millis(u64::from(welcome.lease_ms));
             shared.resume();
-            Ok(Session { replies, lease })
+            Ok(Session { replies, inbox, lease })
         }
         Ok(ServerMessage::Refused(reason)) => Err(ConnectError::Refused(reason)),
         _ => Err(no_server("it does not greet as a brickd does".into())),
@@ -172,21 +180,23 @@ fn outgoing(shared: Arc<Shared>, session: u64) -> impl Stream<Item = Call> {
 async fn serve(shared: &Arc<Shared>, session: &mut Session) -> String {
     loop {
         match session.replies.message().await {
-            Ok(Some(reply)) => finish(shared, reply),
+            Ok(Some(reply)) => finish(shared, &session.inbox, reply),
             Ok(None) => return "the node closed the stream".into(),
             Err(status) => return status.message().to_owned(),
         }
     }
 }
 
-fn finish(shared: &Arc<Shared>, reply: Reply) {
+fn finish(shared: &Arc<Shared>, inbox: &Inbox, reply: Reply) {
     let data_bytes = match &reply.answer {
         Some(Answer::Data(data)) => data.len(),
         _ => 0,
     };
     shared.activity.message(data_bytes);
+    let file = if reply.descriptor == 0 { None } else { inbox.take(reply.descriptor) };
+    let descriptor = file.map(|file| Descriptor(Arc::new(file)));
     let reply = match ServerMessage::try_from(reply) {
-        Ok(ServerMessage::Reply(reply)) => reply,
+        Ok(ServerMessage::Reply(reply)) => FopReply { descriptor, ..reply },
         Ok(_) => return,
         Err(malformed) => {
             tracing::error!("{malformed}");

@@ -55,6 +55,11 @@ struct State {
     /// Since when.
     lost_since: Option<Instant>,
     last_sent: Option<Instant>,
+    /// When the last greeting was sent.
+    greeted: Option<Instant>,
+    /// When the newest call was sent that the node has answered: the lease runs from then on at least.
+    confirmed: Option<Instant>,
+    lease: Duration,
     wheel: Wheel,
     is_shut_down: bool,
 }
@@ -128,6 +133,14 @@ impl Shared {
         self.wheel_left.notify_all();
     }
 
+    /// The session, if there is one and the lease is good for a while yet: until two thirds of it are over what is
+    /// this machine's may be read without asking (PROTOCOL 16).
+    pub(crate) fn session_with_lease(&self, now: Instant) -> Option<u64> {
+        let state = self.lock();
+        let good = |confirmed| now.saturating_duration_since(confirmed) < state.lease * 2 / 3;
+        (state.outgoing.is_open() && state.confirmed.is_some_and(good)).then(|| self.session())
+    }
+
     /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
     pub(crate) fn take_wheel(&self) -> bool {
         let mut state = self.lock();
@@ -177,6 +190,7 @@ impl Shared {
         let mut state = self.lock();
         let session = self.session.fetch_add(1, Ordering::AcqRel) + 1;
         state.outgoing.greet(session);
+        state.greeted = Some(Instant::now());
         let hello = Hello {
             protocol_min: PROTOCOL_VERSION,
             protocol_max: PROTOCOL_VERSION,
@@ -212,7 +226,12 @@ impl Shared {
         let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
         let map = Some(Arc::new(map));
         self.map.write().unwrap_or_else(PoisonError::into_inner).clone_from(&map);
-        self.lock().map = map;
+        {
+            let mut state = self.lock();
+            state.map = map;
+            state.lease = Duration::from_millis(u64::from(welcome.lease_ms));
+            state.confirmed = state.greeted;
+        }
         if welcome.locks_lost {
             self.lose_locks();
         }
@@ -268,6 +287,7 @@ impl Shared {
         let mut state = self.lock();
         match state.pending.take(reply.request) {
             Some(pending) => {
+                state.confirmed = state.confirmed.max(Some(pending.since));
                 state.opens.answered(pending.open_effect, &reply);
                 let to_ask = pending.lock.map_or(Vec::new(), |call| state.locks.answered(&call, &reply));
                 if let OpenEffect::Releases(object) = pending.open_effect

@@ -98,6 +98,12 @@ impl Volume {
         self.shared.session()
     }
 
+    /// The session, if there is one and this client's lease is good for a while yet: until then what the brick has
+    /// passed over it may be read without asking.
+    pub fn session_with_lease(&self) -> Option<u64> {
+        self.shared.session_with_lease(Instant::now())
+    }
+
     /// Sends an operation to the set that it belongs to; never blocks. `done` runs on the thread that
     /// drives the session, or here if the call fails at once, and must not block either. The operation
     /// goes out when somebody drives: who submits and is not called by the session calls `drive` after it.

@@ -10,6 +10,8 @@ use crate::ids::{ClientId, ClusterId, Gfid, SetId, VolumeId};
 use crate::locks::{HeldLock, LockKind, LockRange};
 use crate::name::Name;
 use bytes::Bytes;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 /// An object and the set that holds its inode, as far as the sender knows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -152,6 +154,8 @@ pub enum Fop {
         truncate: bool,
         /// For writing: refused on a volume that is read-only.
         writes: bool,
+        /// For reading: the brick's file may come with the reply.
+        wants_descriptor: bool,
     },
     Release {
         object: ObjectRef,
@@ -160,6 +164,8 @@ pub enum Fop {
         object: ObjectRef,
         offset: u64,
         size: u32,
+        /// The brick's file may come with the reply.
+        wants_descriptor: bool,
     },
     Write {
         object: ObjectRef,
@@ -309,12 +315,26 @@ pub struct FopReply {
     pub parent: Option<Attr>,
     /// Attributes of the new parent after a rename.
     pub new_parent: Option<Attr>,
+    /// The brick's file, open for reading, where client and brick are on one machine.
+    pub descriptor: Option<Descriptor>,
 }
+
+/// An open file that is passed beside a reply.
+#[derive(Clone, Debug)]
+pub struct Descriptor(pub Arc<OwnedFd>);
+
+impl PartialEq for Descriptor {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Descriptor {}
 
 impl FopReply {
     /// A reply that failed.
     pub fn failed(request: u64, errno: Errno) -> FopReply {
-        FopReply { request, result: Err(errno), attr: None, parent: None, new_parent: None }
+        FopReply { request, result: Err(errno), attr: None, parent: None, new_parent: None, descriptor: None }
     }
 }
 

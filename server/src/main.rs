@@ -3,12 +3,12 @@
 
 mod brick;
 mod config;
-mod descriptors;
 mod manager;
 mod priority;
 
 use anyhow::{Context as _, bail};
 use brick::host::Host;
+use brickfs_client::open_files;
 use brickfs_client::polling::{self, Activity};
 use brickfs_client::quiet_socket::QuietSocket;
 use config::Config;
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 
 fn run(config: &Config) -> anyhow::Result<()> {
     start_log(&config.log)?;
-    descriptors::prepare();
+    open_files::prepare();
     // Modes on bricks are decided by operations; what is ours lies in a directory that is closed to others.
     rustix::process::umask(rustix::fs::Mode::empty());
     let _lock = lock_state(&config.state)?;

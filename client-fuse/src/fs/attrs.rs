@@ -134,12 +134,15 @@ impl Fs {
 
     /// Submits an operation that answers with bytes.
     pub(super) fn bytes(self: &Arc<Self>, caller: Caller, fop: Fop, done: Reply<Bytes>) {
-        self.submit(caller, fop, move |_, reply, _| {
-            done(match reply.result {
-                Ok(Answer::Data(data)) => Ok(data),
-                Ok(_) => Err(Errno::EIO),
-                Err(errno) => Err(errno),
-            });
-        });
+        self.submit(caller, fop, move |_, reply, _| done(data_of(reply)));
+    }
+}
+
+/// The bytes that a reply brings.
+pub(super) fn data_of(reply: FopReply) -> Result<Bytes, Errno> {
+    match reply.result {
+        Ok(Answer::Data(data)) => Ok(data),
+        Ok(_) => Err(Errno::EIO),
+        Err(errno) => Err(errno),
     }
 }

@@ -17,6 +17,8 @@ pub trait Backend: Send + Sync {
     fn set_count(&self) -> usize;
     /// Counts the sessions.
     fn session(&self) -> u64;
+    /// The session, if there is one and the client's lease is good for a while yet.
+    fn session_with_lease(&self) -> Option<u64>;
 }
 
 impl Backend for Volume {
@@ -38,5 +40,9 @@ impl Backend for Volume {
 
     fn session(&self) -> u64 {
         Volume::session(self)
+    }
+
+    fn session_with_lease(&self) -> Option<u64> {
+        Volume::session_with_lease(self)
     }
 }

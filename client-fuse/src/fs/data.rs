@@ -1,10 +1,12 @@
 //! The data of files: reads, writes through the write-behind queues, allocation and seeking.
 
+use super::attrs::data_of;
 use super::{Asked, Fs, Reply, lock};
+use crate::local_file::LocalFile;
 use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::{Action, Answered, Piece, PieceId, Range, Write};
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Answer, Fop, FopReply, WriteFlags};
+use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef, WriteFlags};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,9 +43,42 @@ impl Fs {
         };
         let range = Range::new(offset, u64::from(size));
         self.after_writes(ino, range, caller.pid, move |fs, waited| match waited {
-            Ok(()) => fs.bytes(caller, Fop::Read { object, offset, size }, done),
+            Ok(()) => fs.read_written(caller, object, at, done),
             Err(errno) => done(Err(errno)),
         });
+    }
+
+    /// Reads what the brick has: from its file where that is here, else it is asked, and may pass the file then.
+    fn read_written(
+        self: &Arc<Self>,
+        caller: Caller,
+        object: ObjectRef,
+        (offset, size): (u64, u32),
+        done: Reply<Bytes>,
+    ) {
+        let local = self.local_file(&object);
+        if let Some(data) = local.as_ref().and_then(|local| local.read(offset, size as usize)) {
+            return done(Ok(data));
+        }
+        let wants_descriptor = local.is_none();
+        let fop = Fop::Read { object, offset, size, wants_descriptor };
+        self.submit(caller, fop, move |fs, mut reply, _| {
+            fs.keep_file(&object, &mut reply);
+            done(data_of(reply));
+        });
+    }
+
+    fn local_file(&self, object: &ObjectRef) -> Option<Arc<LocalFile>> {
+        let session = self.backend.session_with_lease()?;
+        lock(&self.holds).local_file(&object.gfid, session)
+    }
+
+    /// Keeps the file that came with a reply.
+    pub(super) fn keep_file(&self, object: &ObjectRef, reply: &mut FopReply) {
+        if let Some(file) = reply.descriptor.take() {
+            let local = LocalFile::new(file, self.backend.session());
+            lock(&self.holds).keep_file(&object.gfid, local);
+        }
     }
 
     /// Writes: answered when the write is queued, or with its result where the descriptor asks for that.

@@ -59,10 +59,13 @@ impl Fs {
     ) {
         let truncate = flags & libc::O_TRUNC != 0;
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        self.submit(caller, Fop::Open { object, truncate, writes }, move |fs, reply, asked| match reply.result {
+        let wants_descriptor = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let fop = Fop::Open { object, truncate, writes, wants_descriptor };
+        self.submit(caller, fop, move |fs, mut reply, asked| match reply.result {
             Ok(_) => {
                 fs.learn(reply.attr.as_ref(), asked);
                 lock(&fs.holds).opened(object);
+                fs.keep_file(&object, &mut reply);
                 done(Ok(fs.opened(object, flags)));
             }
             Err(errno) => {

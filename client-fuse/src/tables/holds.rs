@@ -4,9 +4,11 @@
 //!
 //! A hold ends before this mount removes or replaces the object's name, so that its space is free at once.
 
+use crate::local_file::LocalFile;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::Gfid;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Most objects open on the brick: a greeting names them all, in one message.
@@ -18,6 +20,8 @@ struct Held {
     object: ObjectRef,
     /// Opens that the brick counts.
     brick_opens: u32,
+    /// The brick's file, where it is on this machine.
+    local: Option<Arc<LocalFile>>,
     /// Descriptors here.
     handles: u32,
     /// When the last descriptor was closed.
@@ -62,11 +66,24 @@ impl Holds {
 
     /// The brick has opened an object for a descriptor.
     pub fn opened(&mut self, object: ObjectRef) {
-        let new = Held { object, brick_opens: 0, handles: 0, idle_since: None, is_queued: false };
+        let new = Held { object, brick_opens: 0, local: None, handles: 0, idle_since: None, is_queued: false };
         let held = self.held.entry(object.gfid).or_insert(new);
         held.brick_opens += 1;
         held.handles += 1;
         held.idle_since = None;
+    }
+
+    /// The brick has passed the object's file. It is kept for as long as the object is.
+    pub fn keep_file(&mut self, gfid: &Gfid, local: LocalFile) {
+        if let Some(held) = self.held.get_mut(gfid) {
+            held.local = Some(Arc::new(local));
+        }
+    }
+
+    /// The brick's file of an object, as passed over this session.
+    pub fn local_file(&self, gfid: &Gfid, session: u64) -> Option<Arc<LocalFile>> {
+        let local = self.held.get(gfid)?.local.as_ref()?;
+        (local.session == session).then(|| local.clone())
     }
 
     /// A descriptor was closed. Answers what is to be released now.

@@ -25,6 +25,8 @@ const WRITE_SYNC: u32 = 4;
 const YES: u32 = 1;
 /// `flags` of OP_OPEN: for writing.
 const OPEN_WRITES: u32 = 2;
+/// `flags` of OP_OPEN and OP_READ: the brick's file may come with the reply.
+const WANTS_DESCRIPTOR: u32 = 4;
 /// `flags` of OP_LOCK and OP_TEST_LOCK; neither of the first two takes a lock away.
 const LOCK_SHARED: u32 = 1;
 const LOCK_EXCLUSIVE: u32 = 2;
@@ -175,17 +177,16 @@ fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
 
 fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
     match fop {
-        Fop::Open { object, truncate, writes } => {
-            c.flags = if truncate { YES } else { 0 } | if writes { OPEN_WRITES } else { 0 };
+        Fop::Open { object, truncate, writes, wants_descriptor } => {
+            c.flags = bit(truncate, YES) | bit(writes, OPEN_WRITES) | bit(wants_descriptor, WANTS_DESCRIPTOR);
             with_object(c, object, Op::Open)
         }
-        Fop::Read { object, offset, size } => {
-            (c.offset, c.length) = (offset, u64::from(size));
+        Fop::Read { object, offset, size, wants_descriptor } => {
+            (c.offset, c.length, c.flags) = (offset, u64::from(size), bit(wants_descriptor, WANTS_DESCRIPTOR));
             with_object(c, object, Op::Read)
         }
         Fop::Write { object, offset, data, flags } => {
             (c.offset, c.data) = (offset, data);
-            let bit = |is_set, bit| if is_set { bit } else { 0 };
             c.flags =
                 bit(flags.append, WRITE_APPEND) | bit(flags.kill_priv, WRITE_KILL_PRIV) | bit(flags.sync, WRITE_SYNC);
             with_object(c, object, Op::Write)
@@ -245,6 +246,10 @@ fn put_lock_fop(c: &mut v1::Call, fop: Fop) -> Op {
     }
 }
 
+fn bit(is_set: bool, bit: u32) -> u32 {
+    if is_set { bit } else { 0 }
+}
+
 fn with_object(c: &mut v1::Call, object: ObjectRef, op: Op) -> Op {
     put_object(c, object);
     op
@@ -257,7 +262,6 @@ fn put_name(c: &mut v1::Call, parent: ObjectRef, name: Name, op: Op) -> Op {
 }
 
 fn put_making(c: &mut v1::Call, making: Making) -> Op {
-    let bit = |is_set, bit| if is_set { bit } else { 0 };
     match making {
         Making::File { open, exclusive, truncate } => {
             c.flags = bit(open, MAKE_OPEN) | bit(exclusive, MAKE_EXCLUSIVE) | bit(truncate, MAKE_TRUNCATE);
@@ -437,7 +441,12 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
         Op::Getattr => Fop::GetAttr { object },
         Op::Readlink => Fop::ReadLink { object },
         Op::Release => Fop::Release { object },
-        Op::Open => Fop::Open { object, truncate: c.flags & YES != 0, writes: c.flags & OPEN_WRITES != 0 },
+        Op::Open => Fop::Open {
+            object,
+            truncate: c.flags & YES != 0,
+            writes: c.flags & OPEN_WRITES != 0,
+            wants_descriptor: c.flags & WANTS_DESCRIPTOR != 0,
+        },
         Op::Fsync => Fop::Fsync { object, data_only: c.flags & YES != 0 },
         Op::Seek => Fop::Seek { object, offset: c.offset, whence: c.flags as i32 },
         Op::Fallocate => Fop::Fallocate { object, mode: c.flags as i32, offset: c.offset, length: c.length },
@@ -449,7 +458,12 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
             let limit = c.length.clamp(1, PAGE_ENTRIES_MAX) as u32;
             Fop::ReadDir { directory: object, after: c.offset, limit, plus: c.flags & YES != 0 }
         }
-        Op::Read if c.length <= 2 * PIECE_BYTES as u64 => Fop::Read { object, offset: c.offset, size: c.length as u32 },
+        Op::Read if c.length <= 2 * PIECE_BYTES as u64 => Fop::Read {
+            object,
+            offset: c.offset,
+            size: c.length as u32,
+            wants_descriptor: c.flags & WANTS_DESCRIPTOR != 0,
+        },
         Op::Write if c.data.len() <= PIECE_BYTES => {
             let flags = WriteFlags {
                 append: c.flags & WRITE_APPEND != 0,

@@ -57,6 +57,7 @@ impl From<FopReply> for v1::Reply {
             parent: r.parent.as_ref().map(Into::into),
             new_parent: r.new_parent.as_ref().map(Into::into),
             answer,
+            descriptor: 0,
             welcome: None,
             refused: String::new(),
         }
@@ -129,5 +130,6 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
         attr: r.attr.map(Attr::try_from).transpose()?,
         parent: r.parent.map(Attr::try_from).transpose()?,
         new_parent: r.new_parent.map(Attr::try_from).transpose()?,
+        descriptor: None,
     })
 }

@@ -3,7 +3,9 @@
 
 use crate::brick::host::{Host, SessionHandle};
 use crate::brick::volume::dispatch::Outcome;
+use brickfs_client::descriptors::Outbox;
 use brickfs_client::polling::Activity;
+use brickfs_client::quiet_socket::Peer;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
@@ -22,7 +24,35 @@ const POOL_THREADS: usize = 4;
 const POOL_QUEUE: usize = 4096;
 
 type Work = Box<dyn FnOnce() + Send>;
-type ReplySender = mpsc::Sender<Result<Reply, Status>>;
+
+/// Where the replies of a session go.
+#[derive(Clone)]
+struct Replies {
+    sender: mpsc::Sender<Result<Reply, Status>>,
+    /// Files that go beside them, where the client is on this machine.
+    outbox: Option<Arc<Outbox>>,
+}
+
+impl Replies {
+    /// The reply as it is sent; its file goes ahead.
+    fn to_wire(&self, reply: FopReply) -> Reply {
+        let file = reply.descriptor.clone();
+        let mut wire = Reply::from(ServerMessage::Reply(reply));
+        let file = file.and_then(|file| Arc::into_inner(file.0));
+        if let (Some(file), Some(outbox)) = (file, &self.outbox) {
+            wire.descriptor = outbox.pass(file).unwrap_or_default();
+        }
+        wire
+    }
+
+    async fn send(&self, message: ServerMessage) -> Result<(), Status> {
+        let message = match message {
+            ServerMessage::Reply(reply) => self.to_wire(reply),
+            other => other.into(),
+        };
+        self.sender.send(Ok(message)).await.map_err(|_| Status::cancelled("the client is gone"))
+    }
+}
 
 /// Threads for file calls that may sleep.
 #[derive(Clone)]
@@ -83,12 +113,13 @@ impl Fops for FopsService {
 
     async fn session(&self, request: Request<Streaming<Call>>) -> Result<Response<Self::SessionStream>, Status> {
         let (sender, receiver) = mpsc::channel(REPLIES_MAX);
+        let replies = Replies { sender, outbox: request.extensions().get::<Peer>().map(|peer| peer.outbox.clone()) };
         let (host, pool, activity) = (self.host.clone(), self.pool.clone(), self.activity.clone());
         tokio::spawn(async move {
-            if let Err(status) = run_session(&host, &pool, &activity, request.into_inner(), &sender).await {
+            if let Err(status) = run_session(&host, &pool, &activity, request.into_inner(), &replies).await {
                 tracing::info!("a session ended: {}", status.message());
                 // The client may be gone already.
-                sender.send(Err(status)).await.ok();
+                replies.sender.send(Err(status)).await.ok();
             }
         });
         Ok(Response::new(ReceiverStream::new(receiver)))
@@ -100,7 +131,7 @@ async fn run_session(
     pool: &Pool,
     activity: &Activity,
     mut calls: Streaming<Call>,
-    replies: &ReplySender,
+    replies: &Replies,
 ) -> Result<(), Status> {
     let first = calls.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
     let Ok(ClientMessage::Hello(hello)) = ClientMessage::try_from(first) else {
@@ -108,12 +139,12 @@ async fn run_session(
     };
     let session = match host.hello(&hello) {
         Ok((welcome, session)) => {
-            send(replies, ServerMessage::Welcome(welcome)).await?;
+            replies.send(ServerMessage::Welcome(welcome)).await?;
             session
         }
         Err(reason) => {
             tracing::info!(client = %hello.client, "a client was refused: {reason}");
-            return send(replies, ServerMessage::Refused(reason)).await;
+            return replies.send(ServerMessage::Refused(reason)).await;
         }
     };
     let ended = loop {
@@ -122,7 +153,7 @@ async fn run_session(
                 let bulk_bytes = call.data.len().max(if call.op() == Op::Read { call.length as usize } else { 0 });
                 activity.message(bulk_bytes);
                 match run_call(host, &session, call, replies) {
-                    Ran::Reply(reply) => send(replies, ServerMessage::Reply(reply)).await?,
+                    Ran::Reply(reply) => replies.send(ServerMessage::Reply(reply)).await?,
                     Ran::Later => {}
                     Ran::Work(work) => pool.run(work).await,
                     Ran::SessionOver => break Err(Status::unavailable("the client's lease has ended: greet again")),
@@ -148,7 +179,7 @@ enum Ran {
     SessionOver,
 }
 
-fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &ReplySender) -> Ran {
+fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &Replies) -> Ran {
     let (header, fop) = match ClientMessage::try_from(call) {
         Ok(ClientMessage::Call(header, fop)) => (header, fop),
         Ok(ClientMessage::Hello(_)) => return Ran::Reply(FopReply::failed(0, Errno::EPROTO)),
@@ -162,7 +193,7 @@ fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &Rep
             tokio::spawn(async move {
                 let reply = ServerMessage::Reply(reply.await);
                 // Fails only when the client is gone.
-                send(&replies, reply).await.ok();
+                replies.send(reply).await.ok();
             });
             Ran::Later
         }
@@ -170,12 +201,9 @@ fn run_call(host: &Arc<Host>, session: &SessionHandle, call: Call, replies: &Rep
             let replies = replies.clone();
             Ran::Work(Box::new(move || {
                 // Fails only when the client is gone.
-                replies.blocking_send(Ok(Reply::from(ServerMessage::Reply(work())))).ok();
+                let reply = replies.to_wire(work());
+                replies.sender.blocking_send(Ok(reply)).ok();
             }))
         }
     }
-}
-
-async fn send(replies: &ReplySender, message: ServerMessage) -> Result<(), Status> {
-    replies.send(Ok(message.into())).await.map_err(|_| Status::cancelled("the client is gone"))
 }

@@ -2,11 +2,11 @@
 //! thread that serves files, because a commit waits for the disk.
 
 use crate::manager::{CommandId, Manager};
+use brickfs_client::quiet_socket::Peer;
 use brickfs_common::cluster::admin::{ADMIN_VERSION, AdminCall, AdminResult};
 use brickfs_proto::v1::admin_server::{Admin, AdminServer};
 use brickfs_proto::v1::{AdminReply, AdminRequest};
 use std::sync::{Arc, Mutex, PoisonError};
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 /// Largest admin request: 64 bricks with the longest paths fit.
@@ -42,7 +42,7 @@ impl Admin for AdminService {
 
 /// Only root and the user that `brickd` runs as may administrate.
 fn check_peer(request: &Request<AdminRequest>) -> Result<(), Status> {
-    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.credentials);
     match peer.map(|peer| peer.uid()) {
         Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
         _ => Err(Status::permission_denied("only root may administrate")),

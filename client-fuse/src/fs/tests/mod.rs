@@ -2,6 +2,7 @@
 
 mod caching;
 mod listing;
+mod local_reads;
 mod locks;
 mod opens;
 mod writes;
@@ -14,7 +15,7 @@ use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef};
 use brickfs_common::ids::{Gfid, SetId};
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Calls that the brick has not answered.
@@ -22,6 +23,8 @@ use std::sync::{Arc, Mutex};
 struct Brick {
     calls: Mutex<VecDeque<(Fop, Done)>>,
     session: AtomicU64,
+    /// The session is there, and its lease is good for a while.
+    has_lease: AtomicBool,
 }
 
 struct Link(Arc<Brick>);
@@ -43,6 +46,10 @@ impl Backend for Link {
 
     fn session(&self) -> u64 {
         self.0.session.load(Ordering::Relaxed)
+    }
+
+    fn session_with_lease(&self) -> Option<u64> {
+        self.0.has_lease.load(Ordering::Relaxed).then(|| self.session())
     }
 }
 
@@ -109,7 +116,7 @@ fn root_attr(change: u64) -> Attr {
 }
 
 fn done() -> FopReply {
-    FopReply { request: 0, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None }
+    FopReply { request: 0, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
 }
 
 fn with(attr: Attr) -> FopReply {

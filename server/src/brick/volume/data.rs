@@ -8,7 +8,7 @@ use crate::brick::store::BrickStore as _;
 use crate::brick::store::posix::{PosixStore, errno};
 use brickfs_common::attr::{Kind, Timestamp};
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Answer, FopReply, ObjectRef, WriteFlags};
+use brickfs_common::fop::{Answer, Descriptor, FopReply, ObjectRef, WriteFlags};
 use brickfs_common::ids::SetId;
 use brickfs_common::volume_spec::Atime;
 use bytes::Bytes;
@@ -39,7 +39,13 @@ impl Reply {
 }
 
 impl State<PosixStore> {
-    pub(super) fn open_file(&mut self, asker: Asker, object: ObjectRef, truncate: bool) -> Result<FopReply, Errno> {
+    pub(super) fn open_file(
+        &mut self,
+        asker: Asker,
+        object: ObjectRef,
+        truncate: bool,
+        wants_descriptor: bool,
+    ) -> Result<FopReply, Errno> {
         let engine = self.set(object.home)?;
         match engine.store.meta(&object.gfid)?.kind {
             Kind::File => {}
@@ -48,7 +54,17 @@ impl State<PosixStore> {
             _ => return Err(Errno::ENXIO),
         }
         engine.store.file(&object.gfid)?;
-        self.open_existing(asker, object, truncate)
+        let descriptor = if wants_descriptor { self.descriptor(object) } else { None };
+        Ok(FopReply { descriptor, ..self.open_existing(asker, object, truncate)? })
+    }
+
+    /// The file for a client on this machine to read from, where its reads leave the access time that the volume's
+    /// option asks for.
+    fn descriptor(&mut self, object: ObjectRef) -> Option<Descriptor> {
+        let policy = self.atime;
+        let engine = self.set(object.home).ok()?;
+        let file = engine.store.file_to_read(&object.gfid, policy).ok()??;
+        Some(Descriptor(Arc::new(file)))
     }
 
     pub(super) fn release(&mut self, asker: Asker, object: ObjectRef) -> FopReply {
@@ -65,7 +81,13 @@ impl State<PosixStore> {
         done(asker.request)
     }
 
-    pub(super) fn read(&mut self, request: u64, object: ObjectRef, offset: u64, size: u32) -> Reply {
+    pub(super) fn read(
+        &mut self,
+        request: u64,
+        object: ObjectRef,
+        (offset, size): (u64, u32),
+        wants_descriptor: bool,
+    ) -> Reply {
         let opened = self.set(object.home).and_then(|engine| {
             let ctime = engine.store.meta(&object.gfid)?.ctime;
             Ok((engine.store.file(&object.gfid)?, ctime))
@@ -74,17 +96,16 @@ impl State<PosixStore> {
             Ok(opened) => opened,
             Err(error) => return Reply::Now(FopReply::failed(request, error)),
         };
-        let atime = self.atime;
-        match read_cached(&file, offset, size as usize) {
-            Ok(Some(data)) => {
-                mark_read(&file, atime, ctime);
-                Reply::Now(FopReply { result: Ok(Answer::Data(data)), ..done(request) })
-            }
-            Ok(None) => Reply::Later(Box::new(move || match read_all(&file, offset, size as usize) {
-                Ok(data) => {
-                    mark_read(&file, atime, ctime);
-                    FopReply { result: Ok(Answer::Data(data)), ..done(request) }
-                }
+        let descriptor = if wants_descriptor { self.descriptor(object) } else { None };
+        let (atime, size) = (self.atime, size as usize);
+        let read = move |file: &OwnedFd, data| {
+            mark_read(file, atime, ctime);
+            FopReply { result: Ok(Answer::Data(data)), descriptor, ..done(request) }
+        };
+        match read_cached(&file, offset, size) {
+            Ok(Some(data)) => Reply::Now(read(&file, data)),
+            Ok(None) => Reply::Later(Box::new(move || match read_all(&file, offset, size) {
+                Ok(data) => read(&file, data),
                 Err(error) => FopReply::failed(request, error),
             })),
             Err(error) => Reply::Now(FopReply::failed(request, error)),

@@ -83,9 +83,13 @@ impl Volume<PosixStore> {
         let result = match fop {
             Fop::GetAttr { object } => state.get_attr(request, *object),
             Fop::ReadLink { object } => state.read_link(request, *object),
-            Fop::Open { object, truncate, .. } => state.open_file(asker, *object, *truncate),
+            Fop::Open { object, truncate, wants_descriptor, .. } => {
+                state.open_file(asker, *object, *truncate, *wants_descriptor)
+            }
             Fop::Release { object } => Ok(state.release(asker, *object)),
-            Fop::Read { object, offset, size } => return Some(state.read(request, *object, *offset, *size)),
+            Fop::Read { object, offset, size, wants_descriptor } => {
+                return Some(state.read(request, *object, (*offset, *size), *wants_descriptor));
+            }
             Fop::Write { object, offset, data, flags } => state.write(asker, *object, *offset, data, *flags),
             Fop::Fallocate { object, mode, offset, length } => state.fallocate(asker, *object, *mode, *offset, *length),
             Fop::Seek { object, offset, whence } => state.seek(request, *object, *offset, *whence),

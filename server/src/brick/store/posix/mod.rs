@@ -36,7 +36,7 @@ use brickfs_common::errno::Errno;
 use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
 use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
-use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -75,6 +75,8 @@ pub struct PosixStore {
     pub device: u64,
     /// See `mounted`.
     lost_power: bool,
+    /// Reading a file sets its access time as with the mount option `relatime`.
+    keeps_relatime: bool,
     /// What was found damaged, newest last.
     pub damage: Vec<String>,
     /// The last effect of the log is done again.
@@ -164,12 +166,15 @@ impl PosixStore {
             opened => opened,
         };
         let device = rustix::fs::fstat(&root).map_err(errno)?.st_dev;
+        let flags = rustix::fs::fstatvfs(&root).map_err(errno)?.f_flag;
+        let unwanted = StatVfsMountFlags::NOATIME | StatVfsMountFlags::RDONLY;
         let mut store = PosixStore {
             set,
             path: path.to_owned(),
             device,
             log,
             lost_power: false,
+            keeps_relatime: flags.contains(StatVfsMountFlags::RELATIME) && !flags.intersects(unwanted),
             damage: Vec::new(),
             is_redoing: false,
             pending: sub("pending")?,

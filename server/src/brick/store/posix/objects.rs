@@ -6,8 +6,9 @@ use crate::brick::store::BrickStore as _;
 use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::Gfid;
-use rustix::fs::{AtFlags, OFlags, Stat};
-use std::os::fd::{AsFd as _, OwnedFd};
+use brickfs_common::volume_spec::Atime;
+use rustix::fs::{AtFlags, Mode, OFlags, Stat};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::sync::Arc;
 
 impl PosixStore {
@@ -45,6 +46,19 @@ impl PosixStore {
         let fd = Arc::new(fd);
         self.files.put(*gfid, fd.clone());
         Ok(fd)
+    }
+
+    /// A file anew, open for reading only. Its kernel keeps the access time as `policy` says; none where it cannot.
+    pub fn file_to_read(&mut self, gfid: &Gfid, policy: Atime) -> Result<Option<OwnedFd>, Errno> {
+        let noatime = match policy {
+            Atime::Noatime => OFlags::NOATIME,
+            Atime::Relatime if self.keeps_relatime => OFlags::empty(),
+            Atime::Relatime | Atime::Strict => return Ok(None),
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | noatime;
+        let file = self.file(gfid)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        Ok(Some(rustix::fs::open(path, flags, Mode::empty()).map_err(errno)?))
     }
 
     /// The path by which xattr calls reach an object.

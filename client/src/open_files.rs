@@ -1,10 +1,10 @@
-//! How many files `brickd` may have open.
+//! How many files a process may have open: `brickd` has those of its bricks open, a mount those that its programs read.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io;
 
-/// Open files asked for, for the descriptor caches of 64 bricks: the most that the kernel allows without
+/// Open files asked for, for the caches of a `brickd` with 64 bricks: the most that the kernel allows without
 /// being told otherwise (`fs.nr_open`).
 const OPEN_FILES: u64 = 1 << 20;
 /// The kernel's table of descriptors is made for this many at once (8 bytes each); above it it doubles.
