@@ -197,6 +197,7 @@ fn finish(shared: &Arc<Shared>, inbox: &Inbox, reply: Reply) {
     let descriptor = file.map(|file| Descriptor(Arc::new(file)));
     let reply = match ServerMessage::try_from(reply) {
         Ok(ServerMessage::Reply(reply)) => FopReply { descriptor, ..reply },
+        Ok(ServerMessage::FilesVoid) => return shared.void_files(),
         Ok(_) => return,
         Err(malformed) => {
             tracing::error!("{malformed}");

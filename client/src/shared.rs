@@ -60,6 +60,8 @@ struct State {
     /// When the newest call was sent that the node has answered: the lease runs from then on at least.
     confirmed: Option<Instant>,
     lease: Duration,
+    /// What the node has passed over this session is not to be read any more.
+    are_files_void: bool,
     wheel: Wheel,
     is_shut_down: bool,
 }
@@ -138,7 +140,13 @@ impl Shared {
     pub(crate) fn session_with_lease(&self, now: Instant) -> Option<u64> {
         let state = self.lock();
         let good = |confirmed| now.saturating_duration_since(confirmed) < state.lease * 2 / 3;
-        (state.outgoing.is_open() && state.confirmed.is_some_and(good)).then(|| self.session())
+        let may_read = state.outgoing.is_open() && !state.are_files_void && state.confirmed.is_some_and(good);
+        may_read.then(|| self.session())
+    }
+
+    /// The node wants to be asked for all that is read over this session from now on.
+    pub(crate) fn void_files(&self) {
+        self.lock().are_files_void = true;
     }
 
     /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
@@ -231,6 +239,7 @@ impl Shared {
             state.map = map;
             state.lease = Duration::from_millis(u64::from(welcome.lease_ms));
             state.confirmed = state.greeted;
+            state.are_files_void = false;
         }
         if welcome.locks_lost {
             self.lose_locks();

@@ -358,7 +358,7 @@ fn a_volume_is_served_again_after_a_restart_and_gone_after_stop_and_delete() {
         ensure!(info["options"]["comment"] == "kept" && info["type"] == "Distribute", "{info:#}");
         ensure!(info["bricks"][2]["set"] == 2 && info["bricks"][2]["node"] == "node-1", "{info:#}");
         cluster.brickctl(&["volume", "stop", VOLUME, "-y"])?.ok()?;
-        ensure!(fs::read(&path).is_err(), "a stopped volume is served");
+        eventually("a stopped volume is not read", Duration::from_secs(1), || fs::read(&path).is_err())?;
         cluster.brickctl(&["volume", "start", VOLUME])?.ok()?;
         cluster.remount()?;
         ensure!(fs::read(&path).at(&path)? == b"content");

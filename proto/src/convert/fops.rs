@@ -59,6 +59,8 @@ pub enum ServerMessage {
     Refused(String),
     /// The answer to a call.
     Reply(FopReply),
+    /// The files that came beside replies are not to be read any more.
+    FilesVoid,
 }
 
 /// A message that is not understood.
@@ -538,6 +540,9 @@ mod tests {
         assert_eq!(hex(&bytes), "a20109080118987522027b7d");
         let bytes = v1::Reply::from(ServerMessage::Refused("no".to_owned())).encode_to_vec();
         assert_eq!(hex(&bytes), "aa01026e6f");
+        let void = v1::Reply::from(ServerMessage::FilesVoid);
+        assert_eq!(hex(&void.encode_to_vec()), "6801");
+        assert_eq!(ServerMessage::try_from(void), Ok(ServerMessage::FilesVoid));
     }
 
     #[test]

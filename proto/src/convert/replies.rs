@@ -24,6 +24,7 @@ impl From<ServerMessage> for v1::Reply {
             }
             ServerMessage::Refused(reason) => v1::Reply { refused: reason, ..v1::Reply::default() },
             ServerMessage::Reply(reply) => reply.into(),
+            ServerMessage::FilesVoid => v1::Reply { files_void: true, ..v1::Reply::default() },
         }
     }
 }
@@ -58,6 +59,7 @@ impl From<FopReply> for v1::Reply {
             new_parent: r.new_parent.as_ref().map(Into::into),
             answer,
             descriptor: 0,
+            files_void: false,
             welcome: None,
             refused: String::new(),
         }
@@ -99,6 +101,9 @@ impl TryFrom<v1::Reply> for ServerMessage {
         }
         if !r.refused.is_empty() {
             return Ok(ServerMessage::Refused(r.refused));
+        }
+        if r.files_void {
+            return Ok(ServerMessage::FilesVoid);
         }
         let request = r.request;
         read_reply(r).map(ServerMessage::Reply).map_err(|errno| Malformed { request, errno })

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How often leases are looked at, and barriers are passed where transactions wait for one.
 const TICK: Duration = Duration::from_secs(1);
@@ -27,9 +28,15 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Host {
     cluster: ClusterId,
     node: NodeId,
-    volumes: Mutex<HashMap<VolumeId, Arc<Volume<PosixStore>>>>,
+    volumes: Mutex<HashMap<VolumeId, Served>>,
     /// Dropping it ends the ticking thread.
     _ticker: mpsc::Sender<()>,
+}
+
+/// A volume, and whether it is served no more.
+struct Served {
+    volume: Arc<Volume<PosixStore>>,
+    is_stopped: watch::Sender<bool>,
 }
 
 /// One brick as `volume status` shows it.
@@ -61,6 +68,18 @@ pub struct SessionHandle {
     volume: Arc<Volume<PosixStore>>,
     client: ClientId,
     session: u64,
+    is_stopped: watch::Receiver<bool>,
+}
+
+impl SessionHandle {
+    /// Ends when the volume is served no more.
+    pub fn stopped(&self) -> impl Future<Output = ()> + use<> {
+        let mut is_stopped = self.is_stopped.clone();
+        async move {
+            // An error: the host is gone, and the volume with it.
+            is_stopped.wait_for(|is_stopped| *is_stopped).await.ok();
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,13 +106,14 @@ impl Host {
         let id = map.id;
         let volume = open_volume(map, self.node);
         mend_beside(&volume);
-        lock(&self.volumes).insert(id, volume);
+        lock(&self.volumes).insert(id, Served { volume, is_stopped: watch::Sender::new(false) });
         self.volume_status(id)
     }
 
     /// Stops serving a volume: its sessions fail from then on.
     pub fn stop_volume(&self, id: VolumeId) {
-        if let Some(volume) = lock(&self.volumes).remove(&id) {
+        if let Some(Served { volume, is_stopped }) = lock(&self.volumes).remove(&id) {
+            is_stopped.send_replace(true);
             let mut state = volume.lock();
             state.is_stopped = true;
             state.clients.by_id.clear();
@@ -109,7 +129,7 @@ impl Host {
 
     /// Takes over a changed map.
     pub fn update_map(&self, map: VolumeMap) {
-        let volume = lock(&self.volumes).get(&map.id).cloned();
+        let volume = lock(&self.volumes).get(&map.id).map(|served| served.volume.clone());
         if let Some(volume) = volume {
             volume.lock().update_map(map);
         }
@@ -117,21 +137,22 @@ impl Host {
 
     /// The bricks of a served volume.
     pub fn volume_status(&self, id: VolumeId) -> Vec<BrickStatus> {
-        let Some(volume) = lock(&self.volumes).get(&id).cloned() else { return Vec::new() };
+        let volume = lock(&self.volumes).get(&id).map(|served| served.volume.clone());
+        let Some(volume) = volume else { return Vec::new() };
         let state = volume.lock();
         let map = state.map.clone();
         let report = |(set, slot): (_, &Slot<PosixStore>)| brick_status(set, slot);
         map.sets.iter().zip(&state.sets).filter_map(report).collect()
     }
 
-    fn find_volume(&self, hello: &Hello) -> Result<Arc<Volume<PosixStore>>, String> {
+    fn find_volume(&self, hello: &Hello) -> Result<(Arc<Volume<PosixStore>>, watch::Receiver<bool>), String> {
         let volumes = lock(&self.volumes);
-        let mut named = volumes.values().filter(|volume| {
-            let map = volume.lock().map.clone();
+        let mut named = volumes.values().filter(|served| {
+            let map = served.volume.lock().map.clone();
             (hello.volume.is_empty() || map.name == hello.volume) && hello.volume_id.is_none_or(|id| id == map.id)
         });
         match (named.next(), named.next()) {
-            (Some(volume), None) => Ok(volume.clone()),
+            (Some(served), None) => Ok((served.volume.clone(), served.is_stopped.subscribe())),
             (Some(_), Some(_)) => Err("this node serves several volumes: name one, as in HOST:/VOLUME".into()),
             (None, _) if hello.volume.is_empty() => Err("this node serves no volume".into()),
             (None, _) => Err(format!("volume '{}' does not exist here or is not started", hello.volume)),
@@ -150,7 +171,7 @@ impl Host {
         if hello.cluster.is_some_and(|cluster| cluster != self.cluster) {
             return Err(format!("this node belongs to cluster {}", self.cluster));
         }
-        let volume = self.find_volume(hello)?;
+        let (volume, is_stopped) = self.find_volume(hello)?;
         let mut state = volume.lock();
         let known = state.clients.by_id.get(&hello.client).map_or(0, |client| client.session);
         if hello.session <= known {
@@ -169,7 +190,7 @@ impl Host {
             // It was away for longer than its lease. It is not known before it has heard that, and greets without them.
             welcome.locks_lost = true;
             drop(state);
-            return Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }));
+            return Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session, is_stopped }));
         }
         if !is_known {
             for engine in state.open_sets() {
@@ -192,7 +213,8 @@ impl Host {
             state.delete_if_orphan(brickfs_common::fop::ObjectRef { gfid, home });
         }
         drop(state);
-        Ok((welcome, SessionHandle { volume, client: hello.client, session: hello.session }))
+        let (client, session) = (hello.client, hello.session);
+        Ok((welcome, SessionHandle { volume, client, session, is_stopped }))
     }
 
     /// Runs one call of a session.
@@ -273,7 +295,7 @@ fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixSto
 fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
     while let Err(mpsc::RecvTimeoutError::Timeout) = ticks.recv_timeout(TICK) {
         let Some(host) = host.upgrade() else { return };
-        let volumes: Vec<_> = lock(&host.volumes).values().cloned().collect();
+        let volumes: Vec<_> = lock(&host.volumes).values().map(|served| served.volume.clone()).collect();
         for volume in volumes {
             volume.tick();
             forget_ended(&volume);

@@ -11,6 +11,7 @@ use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
 use brickfs_proto::v1::{Call, Op, Reply};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -147,8 +148,20 @@ async fn run_session(
             return replies.send(ServerMessage::Refused(reason)).await;
         }
     };
+    let mut stopped = pin!(session.stopped());
+    let mut is_stopped = false;
     let ended = loop {
-        match calls.message().await {
+        let message = tokio::select! {
+            biased;
+            message = calls.message() => message,
+            () = &mut stopped, if !is_stopped => {
+                // What it asks for from now on fails; what it has here already it would go on reading.
+                is_stopped = true;
+                replies.send(ServerMessage::FilesVoid).await?;
+                continue;
+            }
+        };
+        match message {
             Ok(Some(call)) => {
                 let bulk_bytes = call.data.len().max(if call.op() == Op::Read { call.length as usize } else { 0 });
                 activity.message(bulk_bytes);
