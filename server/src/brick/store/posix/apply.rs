@@ -315,7 +315,7 @@ impl PosixStore {
     pub(super) fn forget_dir(&mut self, gfid: &Gfid) -> Result<(), Errno> {
         self.dirs.pop(gfid);
         self.metas.pop(gfid);
-        self.changes.pop(gfid);
+        self.changes.forget(gfid);
         unless(rustix::fs::unlinkat(&self.handles, dir_handle_path(gfid), AtFlags::empty()), Sys::NOENT)
     }
 
@@ -345,7 +345,7 @@ impl PosixStore {
             Err(Errno::ENOENT) => return Ok(()), // removed since: an effect that is applied again
             Err(error) => return Err(error),
         };
-        self.count_change(&gfid);
+        self.changes.count(&gfid);
         if let Some(subdirs) = subdirs {
             self.rewrite_meta(&gfid, |meta| meta.subdirs = subdirs)?;
         }
@@ -368,7 +368,7 @@ impl PosixStore {
             Err(Errno::ENOENT) => return Ok(()), // removed since
             Err(error) => return Err(error),
         };
-        self.count_change(gfid);
+        self.changes.count(gfid);
         if let Some(count) = subdirs
             && self.meta(gfid)?.spread_of(set) != count
         {

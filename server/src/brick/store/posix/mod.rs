@@ -16,6 +16,7 @@
 
 mod apply;
 mod attributes;
+mod changes;
 mod dirs;
 mod mounted;
 mod moves;
@@ -34,6 +35,7 @@ use attributes::compute_attr;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
+use changes::Changes;
 use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
@@ -99,17 +101,9 @@ pub struct PosixStore {
     dirs: LruCache<Gfid, Arc<OwnedFd>>,
     files: LruCache<Gfid, Arc<OwnedFd>>,
     metas: LruCache<Gfid, Meta>,
-    changes: LruCache<Gfid, u64>,
-    changes_count: u64,
+    changes: Changes,
     made_buckets: HashSet<[u8; 2]>,
     bucket: ([u8; 2], u32),
-}
-
-/// Where the counting of changes begins: the clock in microseconds is above all that an earlier process has counted.
-/// Mounts keep the attributes with the higher count for as long as they hold.
-fn first_change() -> u64 {
-    let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_epoch.map_or(0, |since| since.as_micros() as u64)
 }
 
 /// Relative path of an object's handle below `handles`.
@@ -192,8 +186,7 @@ impl PosixStore {
             dirs: LruCache::new(DIR_CACHE),
             files: LruCache::new(FILE_CACHE),
             metas: LruCache::new(META_CACHE),
-            changes: LruCache::new(META_CACHE),
-            changes_count: first_change(),
+            changes: Changes::new(META_CACHE),
             made_buckets: HashSet::new(),
             bucket: (rand::random(), 0),
         };
@@ -256,17 +249,6 @@ impl PosixStore {
             }
         }
         Ok(())
-    }
-
-    /// The counter of entry changes of a directory: it has never been lower, not in an earlier process either.
-    fn change(&mut self, gfid: &Gfid) -> u64 {
-        let seed = self.changes_count;
-        *self.changes.get_or_insert(*gfid, || seed)
-    }
-
-    fn count_change(&mut self, gfid: &Gfid) {
-        self.changes_count += 1;
-        self.changes.put(*gfid, self.changes_count);
     }
 
     /// Remembers that a client may have something open here, for whoever serves this brick next.
@@ -408,7 +390,7 @@ impl BrickStore for PosixStore {
     fn attr(&mut self, gfid: &Gfid) -> Result<Attr, Errno> {
         let meta = self.meta(gfid)?;
         let stat = self.stat_raw(gfid, &meta)?;
-        let change = if meta.kind == Kind::Directory { self.change(gfid) } else { 0 };
+        let change = if meta.kind == Kind::Directory { self.changes.of(gfid) } else { 0 };
         Ok(compute_attr(&meta, &stat, self.names_of(gfid, &stat), change))
     }
 
