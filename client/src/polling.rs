@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long without a message before the thread sleeps.
-const QUIET: Duration = Duration::from_micros(100);
+/// How long without a message before the thread sleeps: longer than a program, the kernel and the mount take from an
+/// answer to the next question, which is about 100 us where four threads share a CPU.
+const QUIET: Duration = Duration::from_micros(250);
 /// A look that took this long means that somebody else wants the CPU.
 const SLOW_LOOK: Duration = Duration::from_micros(300);
 /// For how long polling is off then: the first time, and twice as long each time that it happens again

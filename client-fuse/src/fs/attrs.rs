@@ -23,7 +23,7 @@ impl Fs {
                 return done(Ok(told));
             }
         }
-        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+        self.behind_writes(ino, caller.pid, move |fs, waited| {
             let object = match waited.and_then(|()| fs.object(ino)) {
                 Ok(object) => object,
                 Err(errno) => return done(Err(errno)),
@@ -54,7 +54,7 @@ impl Fs {
 
     /// Changes attributes.
     pub fn set_attr(self: &Arc<Self>, caller: Caller, ino: u64, set: SetAttr, done: Reply<Told>) {
-        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+        let then = move |fs: &Arc<Fs>, waited: Result<(), Errno>| {
             let object = match waited.and_then(|()| fs.object(ino)) {
                 Ok(object) => object,
                 Err(errno) => return done(Err(errno)),
@@ -63,7 +63,12 @@ impl Fs {
             fs.submit(caller, Fop::SetAttr { object, set }, move |fs, reply, asked| {
                 fs.tell_attr(ino, reply, asked, done);
             });
-        });
+        };
+        // Where a write fails that the cut would have come behind, the file is not cut.
+        match set.size {
+            Some(_) => self.after_writes(ino, Range::ALL, caller.pid, then),
+            None => self.behind_writes(ino, caller.pid, then),
+        }
     }
 
     /// The target of a symbolic link.

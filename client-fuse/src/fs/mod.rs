@@ -163,6 +163,19 @@ impl Fs {
         self.perform(actions);
     }
 
+    /// Runs `then`, which submits an operation on the inode, when all writes of it that are queued now come before that
+    /// at the brick: once they are sent, since a stream keeps its order, and calls of one set run in it (PROTOCOL 32).
+    fn behind_writes(
+        self: &Arc<Self>,
+        ino: u64,
+        pid: u32,
+        then: impl FnOnce(&Arc<Fs>, Result<(), Errno>) + Send + 'static,
+    ) {
+        let (actions, are_sent) = lock(&self.writes).send_queued(ino);
+        self.perform(actions);
+        if are_sent { then(self, Ok(())) } else { self.after_writes(ino, Range::ALL, pid, then) }
+    }
+
     fn is_busy(&self, ino: u64) -> bool {
         lock(&self.writes).is_busy(ino)
     }

@@ -218,6 +218,15 @@ impl<A> WriteQueues<A> {
         self.queues.keys().copied()
     }
 
+    /// Sends what the inode has queued as far as it may go now. True if nothing is left to be sent: what is submitted
+    /// after these actions is behind all of it on the stream.
+    pub fn send_queued(&mut self, ino: u64) -> (Vec<Action<A>>, bool) {
+        let mut actions = Vec::new();
+        let Some(queue) = self.queues.get_mut(&ino) else { return (actions, true) };
+        queue.send_all_ready(&mut actions);
+        (actions, queue.is_sent())
+    }
+
     /// Sends small writes that are held back to be merged.
     pub fn send_held(&mut self) -> Vec<Action<A>> {
         let mut actions = Vec::new();

@@ -88,6 +88,11 @@ impl<A> Queue<A> {
         self.flights.is_empty() && self.waiting.is_empty()
     }
 
+    /// Whether all of it is in flight.
+    pub fn is_sent(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// The descriptors that an error sticks to.
     pub fn handles(&self) -> &[u64] {
         &self.handles

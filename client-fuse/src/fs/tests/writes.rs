@@ -1,6 +1,7 @@
 //! Write-behind as the kernel sees it (PROTOCOL 31, 32).
 
 use super::*;
+use brickfs_common::attr::SetAttr;
 use brickfs_common::fop::RenameFlags;
 
 fn written(count: u32) -> FopReply {
@@ -8,17 +9,43 @@ fn written(count: u32) -> FopReply {
 }
 
 #[test]
-fn a_write_is_answered_when_it_is_on_its_way_and_stat_waits_for_it() {
+fn a_write_is_answered_when_it_is_on_its_way_and_stat_comes_behind_it() {
     let rig = Rig::new();
     let (ino, handle) = rig.open_file(7);
     assert_eq!(rig.write(ino, handle, 0, b"hello").take(), Ok(5));
     let stat = rig.get_attr(ino);
-    assert_eq!(rig.waiting(), ["Write"], "the question is not asked before the write is done");
+    assert_eq!(rig.waiting(), ["Write", "GetAttr"], "behind it on the stream, without waiting for its answer");
     rig.answer(written(5));
-    assert_eq!(rig.waiting(), ["GetAttr"]);
     rig.answer(with(attr(7, Kind::File, 5)));
     assert_eq!(stat.take().unwrap().attr.size, 5);
     assert_eq!(rig.count_of("busy"), 0);
+}
+
+#[test]
+fn what_is_asked_behind_a_write_that_may_not_be_sent_yet_waits() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"first").take().unwrap();
+    rig.write(ino, handle, 2, b"overlaps").take().unwrap();
+    let stat = rig.get_attr(ino);
+    let times = rig.ask(|fs, a| fs.set_attr(ME, ino, Default::default(), a));
+    assert_eq!(rig.waiting(), ["Write"]);
+    rig.answer(written(5));
+    assert_eq!(rig.waiting(), ["Write"]);
+    rig.answer(written(8));
+    assert_eq!(rig.waiting(), ["GetAttr", "SetAttr"]);
+    assert!(!stat.is_there() && !times.is_there());
+}
+
+#[test]
+fn a_small_write_that_is_held_back_is_sent_before_what_comes_behind_it() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"first").take().unwrap();
+    rig.write(ino, handle, 5, b"follows").take().unwrap();
+    assert_eq!(rig.waiting(), ["Write"], "it may grow");
+    rig.ask(|fs, a| fs.set_attr(ME, ino, Default::default(), a));
+    assert_eq!(rig.waiting(), ["Write", "Write", "SetAttr"]);
 }
 
 #[test]
@@ -37,8 +64,8 @@ fn whatever_shows_or_changes_size_data_or_times_waits() {
         assert_eq!(before, ["Write"]);
         after
     };
-    let set = Default::default();
-    assert_eq!(ask(&|r, i, _| drop(r.ask(|fs, a| fs.set_attr(ME, i, set, a)))), ["SetAttr"]);
+    let cut = SetAttr { size: Some(3), ..SetAttr::default() };
+    assert_eq!(ask(&|r, i, _| drop(r.ask(|fs, a| fs.set_attr(ME, i, cut, a)))), ["SetAttr"]);
     assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.fsync(ME, (i, h), true, a)))), ["Fsync"]);
     assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.seek(ME, (i, h), (0, libc::SEEK_DATA), a)))), ["Seek"]);
     assert_eq!(ask(&|r, i, h| drop(r.ask(|fs, a| fs.fallocate(ME, (i, h), (0, 9), 0, a)))), ["Fallocate"]);

@@ -4,7 +4,7 @@
 use super::names::Found;
 use super::transaction::{ATTEMPTS_MAX, NotPrepared, Tx};
 use super::{Ask, PeerCall, Ran, Stop, Volume, known};
-use crate::brick::effect::{Effect, Item, Outcome, Place, Step};
+use crate::brick::effect::{Effect, Item, Outcome, Place, Rest, Step};
 use crate::brick::store::BrickStore;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
@@ -22,7 +22,8 @@ impl<S: BrickStore> Volume<S> {
             let home = found.object.home;
             self.drop_claim_of(&found, parent, name).await;
             self.send_touches(home, &effect).await;
-            let has_names = self.attr_of(found.object).await;
+            let is_gone = matches!(effect.steps.first(), Some(Step::Unlink { rest: Rest::Gone, .. }));
+            let has_names = if is_gone { None } else { self.attr_of(found.object).await };
             let reply = self.reply_names(&ask, None, parent, None).await;
             return Ok(FopReply { attr: has_names, ..reply });
         }

@@ -210,6 +210,7 @@ impl PosixStore {
     /// The committing call of a new name of a file: a hard link of its handle.
     pub(super) fn link_handle(&mut self, handle: &str, place: &Place, gfid: Gfid) -> Result<(), Errno> {
         let parent = self.dir(&place.parent())?;
+        self.seen.clear();
         match rustix::fs::linkat(&self.handles, handle, &*parent, &place.name[..], AtFlags::empty()) {
             Err(Sys::EXIST) if self.bears(&gfid, &place.parent(), &place.name)? => Ok(()),
             other => other.map_err(errno),
@@ -221,10 +222,16 @@ impl PosixStore {
             return self.put_dir_handle(&meta.gfid, &place.parent(), &place.name);
         }
         let name = meta.gfid.hex();
-        unless(rustix::fs::mkdirat(&self.tmp, name.as_str(), Mode::from_raw_mode(0o700)), Sys::EXIST)?;
+        let mode = Mode::from_raw_mode(object.perm);
+        unless(rustix::fs::mkdirat(&self.tmp, name.as_str(), mode), Sys::EXIST)?;
         let fd = open_dir(self.tmp.as_fd(), name.as_bytes())?;
-        chown(fd.as_fd(), object.uid, object.gid)?;
-        rustix::fs::fchmod(&fd, Mode::from_raw_mode(object.perm)).map_err(errno)?;
+        if object.uid != 0 || object.gid != 0 {
+            chown(fd.as_fd(), object.uid, object.gid)?;
+        }
+        // mkdir(2) takes no setuid and setgid.
+        if object.perm & 0o6000 != 0 {
+            rustix::fs::fchmod(&fd, mode).map_err(errno)?;
+        }
         rustix::fs::fsetxattr(&fd, META_XATTR, &meta.encode(), XattrFlags::empty()).map_err(errno)?;
         for (xattr, acl) in [(ACCESS_ACL, &object.access_acl), (DEFAULT_ACL, &object.default_acl)] {
             if let Some(acl) = acl {
@@ -232,10 +239,16 @@ impl PosixStore {
             }
         }
         self.put_dir_handle(&meta.gfid, &place.parent(), &place.name)?;
-        self.free_name(place, None)?;
         let parent = self.dir(&place.parent())?;
-        rustix::fs::renameat_with(&self.tmp, name.as_str(), &*parent, &place.name[..], RenameFlags::NOREPLACE)
-            .map_err(errno)?;
+        self.seen.clear();
+        match rename_new(self.tmp.as_fd(), &name, parent.as_fd(), &place.name) {
+            Err(Sys::EXIST) => {
+                // The copy of a directory that has moved away.
+                self.free_name(place, None)?;
+                rename_new(self.tmp.as_fd(), &name, parent.as_fd(), &place.name).map_err(errno)?;
+            }
+            other => other.map_err(errno)?,
+        }
         self.dirs.put(meta.gfid, Arc::new(fd));
         Ok(())
     }
@@ -268,6 +281,7 @@ impl PosixStore {
     pub(super) fn unlink(&mut self, gfid: Gfid, place: &Place, rest: Rest, at: &Stamp) -> Result<(), Errno> {
         if self.bears(&gfid, &place.parent(), &place.name)? {
             let parent = self.dir(&place.parent())?;
+            self.seen.clear();
             unless(rustix::fs::unlinkat(&*parent, &place.name[..], AtFlags::empty()), Sys::NOENT)?;
         }
         self.settle_rest(&gfid, rest, at)
@@ -280,6 +294,7 @@ impl PosixStore {
             Rest::Linked => self.mark(gfid, at),
             Rest::Orphan => {
                 // The record comes last: by it a restart knows that nothing of this is missing.
+                self.orphaned.insert(*gfid);
                 unless(rustix::fs::renameat(&self.handles, path.as_str(), &self.orphans, gfid.hex()), Sys::NOENT)?;
                 self.mark(gfid, at)
             }
@@ -300,6 +315,7 @@ impl PosixStore {
             Err(error) => return Err(error),
         };
         if parent == limbo_gfid() || self.bears(&gfid, &parent, &name)? {
+            self.seen.clear();
             let remove = || rustix::fs::unlinkat(&*parent_dir, &name[..], AtFlags::REMOVEDIR);
             match remove() {
                 Err(Sys::NOTEMPTY | Sys::EXIST) => {
@@ -465,6 +481,10 @@ impl PosixStore {
             meta.flags = if value.is_some() { meta.flags | bit } else { meta.flags & !bit };
         })
     }
+}
+
+fn rename_new(from_dir: BorrowedFd<'_>, from: &str, to_dir: BorrowedFd<'_>, to: &[u8]) -> Result<(), Sys> {
+    rustix::fs::renameat_with(from_dir, from, to_dir, to, RenameFlags::NOREPLACE)
 }
 
 fn copy_flags(copy: &CopyOf) -> u16 {

@@ -23,6 +23,7 @@ mod moves;
 mod objects;
 mod records;
 mod redo;
+mod seen;
 mod transactions;
 
 use super::{BrickStore, PendingPart, Space, TouchedAt};
@@ -39,6 +40,7 @@ use changes::Changes;
 use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
+use seen::Seen;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
@@ -102,6 +104,9 @@ pub struct PosixStore {
     files: LruCache<Gfid, Arc<OwnedFd>>,
     metas: LruCache<Gfid, Meta>,
     changes: Changes,
+    seen: Seen,
+    /// What may be in `orphans`.
+    orphaned: HashSet<Gfid>,
     made_buckets: HashSet<[u8; 2]>,
     bucket: ([u8; 2], u32),
 }
@@ -187,6 +192,8 @@ impl PosixStore {
             files: LruCache::new(FILE_CACHE),
             metas: LruCache::new(META_CACHE),
             changes: Changes::new(META_CACHE),
+            seen: Seen::default(),
+            orphaned: HashSet::new(),
             made_buckets: HashSet::new(),
             bucket: (rand::random(), 0),
         };
@@ -199,6 +206,7 @@ impl PosixStore {
         store.clear_tmp()?;
         store.count_parked_links()?;
         store.heal_limbo()?;
+        store.orphaned = store.orphans()?.into_iter().collect();
         Ok(store)
     }
 
@@ -348,6 +356,7 @@ impl BrickStore for PosixStore {
         // Cheaper than the way through /proc, and what is to be made is not there.
         let found = rustix::fs::accessat(&*dir, name, Access::EXISTS, AtFlags::SYMLINK_NOFOLLOW);
         if found == Err(rustix::io::Errno::NOENT) {
+            self.seen.put(parent, name, None);
             return Ok(None);
         }
         let meta = match self.read_meta_at(&proc_path(dir.as_fd(), name)) {
@@ -363,7 +372,15 @@ impl BrickStore for PosixStore {
             self.heal_dir_handle(meta, parent, name)?;
             self.metas.put(meta.gfid, meta.clone());
         }
+        self.seen.put(parent, name, meta.as_ref().map(|meta| meta.gfid));
         Ok(meta)
+    }
+
+    fn bears(&mut self, gfid: &Gfid, parent: &Gfid, name: &[u8]) -> Result<bool, Errno> {
+        match self.seen.get(parent, name) {
+            Some(found) => Ok(found == Some(*gfid)),
+            None => Ok(self.entry(parent, name)?.is_some_and(|meta| meta.gfid == *gfid)),
+        }
     }
 
     fn meta(&mut self, gfid: &Gfid) -> Result<Meta, Errno> {
@@ -508,12 +525,14 @@ impl BrickStore for PosixStore {
     }
 
     fn delete_orphan(&mut self, gfid: &Gfid) -> Result<(), Errno> {
+        if !self.orphaned.contains(gfid) {
+            return Ok(());
+        }
         self.files.pop(gfid);
         self.metas.pop(gfid);
-        match rustix::fs::unlinkat(&self.orphans, gfid.hex(), AtFlags::empty()) {
-            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(error) => Err(errno(error)),
-        }
+        apply::unless(rustix::fs::unlinkat(&self.orphans, gfid.hex(), AtFlags::empty()), rustix::io::Errno::NOENT)?;
+        self.orphaned.remove(gfid);
+        Ok(())
     }
 
     fn shown_path(&mut self, parent: &Gfid, name: &[u8]) -> String {

@@ -30,6 +30,7 @@ impl PosixStore {
     pub(super) fn move_to_limbo(&mut self, gfid: &Gfid, parent: &Gfid, physical: &[u8]) -> Result<(), Errno> {
         let name = gfid.hex();
         let parent = self.dir(parent)?;
+        self.seen.clear();
         rustix::fs::renameat(&*parent, physical, &self.limbo, name.as_str()).map_err(errno)?;
         self.put_dir_handle(gfid, &limbo_gfid(), name.as_bytes())
     }
@@ -100,6 +101,7 @@ impl PosixStore {
             self.clear_copies_below(&old)?;
         }
         let to_dir = self.dir(&to.parent())?;
+        self.seen.clear();
         match rustix::fs::renameat(&*from_dir, &from.name[..], &*to_dir, &to.name[..]) {
             Err(Sys::NOTEMPTY | Sys::EXIST) if replaced.is_some() => {
                 replaced.map_or(Ok(()), |old| self.clear_copies_below(&old))?;
@@ -115,6 +117,7 @@ impl PosixStore {
     pub(super) fn exchange(&mut self, one: (Gfid, &Place), two: (Gfid, &Place), at: &Stamp) -> Result<(), Errno> {
         if self.bears(&one.0, &one.1.parent(), &one.1.name)? {
             let (a, b) = (self.dir(&one.1.parent())?, self.dir(&two.1.parent())?);
+            self.seen.clear();
             let exchange =
                 || rustix::fs::renameat_with(&*a, &one.1.name[..], &*b, &two.1.name[..], RenameFlags::EXCHANGE);
             match exchange() {

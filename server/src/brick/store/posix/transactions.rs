@@ -132,6 +132,7 @@ impl PosixStore {
         }
         if self.bears(&gfid, &place.parent(), &place.name)? {
             let parent = self.dir(&place.parent())?;
+            self.seen.clear();
             rustix::fs::renameat(&*parent, &place.name[..], &self.parked, how.parked_name(index)).map_err(errno)?;
             *self.parked_links.entry(gfid).or_insert(0) += 1;
         }
@@ -143,6 +144,7 @@ impl PosixStore {
         self.clear_copies_below(&gfid)?;
         let parent_dir = self.physical_dir(&parent)?;
         let parked = how.parked_name(index);
+        self.seen.clear();
         unless(rustix::fs::renameat(&*parent_dir, &name[..], &self.parked, parked.as_str()), Sys::NOENT)?;
         self.dirs.pop(&gfid);
         self.metas.pop(&gfid);
@@ -173,6 +175,7 @@ impl PosixStore {
             Item::Close { gfid } => {
                 let Some((parent, name)) = self.dir_place(&Gfid(*gfid))? else { return Ok(()) };
                 let parent_dir = self.physical_dir(&parent)?;
+                self.seen.clear();
                 unless(
                     rustix::fs::renameat(&self.parked, how.parked_name(index), &*parent_dir, &name[..]),
                     Sys::NOENT,
@@ -185,6 +188,7 @@ impl PosixStore {
 
     fn give_back(&mut self, how: &Finishing<'_>, index: usize, gfid: Gfid, place: &Place) -> Result<(), Errno> {
         let parent = self.dir(&place.parent())?;
+        self.seen.clear();
         match rustix::fs::renameat(&self.parked, how.parked_name(index), &*parent, &place.name[..]) {
             Ok(()) => self.uncount_parked(&gfid),
             Err(Sys::NOENT) => {} // it was never taken
