@@ -89,8 +89,10 @@ impl PendingTable {
 
     /// Takes the calls that read, change or lock the contents of these objects.
     pub fn take_io_on(&mut self, objects: &[ObjectRef]) -> Vec<PendingCall> {
-        let is_io = |op| matches!(op, Op::Read | Op::Write | Op::Fallocate | Op::Setattr | Op::Lock);
-        let is_on = |call: &v1::Call| objects.iter().any(|object| call.gfid[..] == object.gfid.0);
+        let is_io = |op| matches!(op, Op::Read | Op::Write | Op::Fallocate | Op::CopyRange | Op::Setattr | Op::Lock);
+        // A copy has its source as the second one; the others have none.
+        let names = |call: &v1::Call, gfid: &[u8]| call.gfid == gfid || call.gfid2 == gfid;
+        let is_on = |call: &v1::Call| objects.iter().any(|object| names(call, &object.gfid.0));
         self.take_where(|pending| is_io(pending.call.op()) && is_on(&pending.call))
     }
 

@@ -542,6 +542,7 @@ fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
         | Fop::Read { object, .. }
         | Fop::Write { object, .. }
         | Fop::Fallocate { object, .. }
+        | Fop::CopyRange { object, .. }
         | Fop::Seek { object, .. }
         | Fop::Fsync { object, .. }
         | Fop::SetXattr { object, .. }

@@ -173,10 +173,20 @@ pub enum Fop {
         data: Bytes,
         flags: WriteFlags,
     },
+    /// fallocate(2). The answer may say that only the front of the range is done.
     Fallocate {
         object: ObjectRef,
         mode: i32,
         offset: u64,
+        length: u64,
+    },
+    /// Copies bytes of `source`, a file of the same set or the same file, to `offset` of `object`. The answer may say
+    /// fewer than asked for.
+    CopyRange {
+        object: ObjectRef,
+        offset: u64,
+        source: ObjectRef,
+        source_offset: u64,
         length: u64,
     },
     Seek {
@@ -243,10 +253,13 @@ pub enum Fop {
 impl Fop {
     /// Whether the operation changes the volume: such a request runs once however often it arrives.
     pub fn is_mutation(&self) -> bool {
-        use Fop::{Fallocate, Link, Make, Open, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, Unlink, Write};
+        use Fop::{
+            CopyRange, Fallocate, Link, Make, Open, RemoveXattr, Rename, Rmdir, SetAttr, SetXattr, Unlink, Write,
+        };
         match self {
             SetAttr { .. } | Make { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } | Link { .. } => true,
-            Write { .. } | Fallocate { .. } | SetXattr { .. } | RemoveXattr { .. } => true,
+            Write { .. } | Fallocate { .. } | CopyRange { .. } => true,
+            SetXattr { .. } | RemoveXattr { .. } => true,
             Open { truncate, .. } => *truncate,
             Fop::Lookup { .. } | Fop::GetAttr { .. } | Fop::ReadLink { .. } | Fop::Release { .. } => false,
             Fop::Read { .. } | Fop::Seek { .. } | Fop::Fsync { .. } | Fop::ReadDir { .. } => false,
@@ -280,7 +293,7 @@ pub enum Answer {
     Done,
     /// Bytes read, a link target, an xattr's value, or NUL-separated xattr names.
     Data(Bytes),
-    /// Bytes written and where they went (the decided offset of an append).
+    /// Bytes written, copied or allocated and where they went (the decided offset of an append).
     Written {
         /// Bytes.
         count: u32,

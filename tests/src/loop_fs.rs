@@ -12,6 +12,8 @@ use std::process::Command;
 pub enum Kind {
     /// ext4
     Ext4,
+    /// ext4 that keeps lists of blocks, as ext3 did: it refuses to allocate and to zero ranges.
+    Ext4Blocks,
     /// XFS, at least 300 MiB
     Xfs,
 }
@@ -29,10 +31,15 @@ impl LoopFs {
         let image = dir.join(format!("{name}.img"));
         File::create(&image).and_then(|file| file.set_len(size_mib << 20)).at(&image)?;
         let mut mkfs = match kind {
-            Kind::Ext4 => Command::new("mkfs.ext4"),
+            Kind::Ext4 | Kind::Ext4Blocks => Command::new("mkfs.ext4"),
             Kind::Xfs => Command::new("mkfs.xfs"),
         };
-        mkfs.arg("-q").arg(if kind == Kind::Ext4 { "-F" } else { "-f" }).arg(&image).env("PATH", sbin_path());
+        match kind {
+            Kind::Ext4 => mkfs.args(["-q", "-F"]),
+            Kind::Ext4Blocks => mkfs.args(["-q", "-F", "-O", "^extent,^64bit"]),
+            Kind::Xfs => mkfs.args(["-q", "-f"]),
+        };
+        mkfs.arg(&image).env("PATH", sbin_path());
         run(&mut mkfs)?.ok()?;
         let mut losetup = Command::new("losetup");
         let device = run(losetup.args(["--find", "--show"]).arg(&image).env("PATH", sbin_path()))?.ok()?;
@@ -62,7 +69,7 @@ impl LoopFs {
     }
 
     fn mount(&self) -> anyhow::Result<()> {
-        let kind = if self.kind == Kind::Ext4 { "ext4" } else { "xfs" };
+        let kind = if self.kind == Kind::Xfs { "xfs" } else { "ext4" };
         run(Command::new("mount").args(["-t", kind, &self.device]).arg(&self.point))?.ok().map(|_| ())
     }
 }

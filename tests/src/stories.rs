@@ -7,7 +7,7 @@ use rand::Rng as _;
 use rand::rngs::StdRng;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// What happens in a story, in steps. A step that returned is done; the next one may be half done.
@@ -29,6 +29,8 @@ pub enum Kind {
     Unlink,
     /// Write and sync a file; append; sync.
     Append,
+    /// Write a file with O_SYNC; write more with O_DSYNC; reserve room behind it with O_DSYNC.
+    SyncedWrites,
     /// Write and sync a file; shorten it; sync.
     Truncate,
     /// Write and sync a file; change mode, owner and an xattr; sync.
@@ -41,7 +43,10 @@ pub enum Kind {
     Unsynced,
 }
 
-const KINDS: [Kind; 13] = [
+/// Bytes that are reserved behind what was written.
+const RESERVED_BYTES: usize = 10_000;
+
+const KINDS: [Kind; 14] = [
     Kind::Create,
     Kind::Rename,
     Kind::Replace,
@@ -50,6 +55,7 @@ const KINDS: [Kind; 13] = [
     Kind::DeepDirectory,
     Kind::Unlink,
     Kind::Append,
+    Kind::SyncedWrites,
     Kind::Truncate,
     Kind::Attributes,
     Kind::Symlink,
@@ -126,6 +132,19 @@ impl Story {
                 fs::create_dir(&a).at(&a)?;
                 write_synced(&a.join("file"), first)?;
             }
+            (Kind::SyncedWrites, 0) => {
+                let file = File::options().write(true).create_new(true).custom_flags(libc::O_SYNC).open(&a);
+                file.and_then(|file| file.write_all_at(first, 0)).at(&a)?;
+            }
+            (Kind::SyncedWrites, 1) => {
+                let file = File::options().write(true).custom_flags(libc::O_DSYNC).open(&a);
+                file.and_then(|file| file.write_all_at(second, first.len() as u64)).at(&a)?;
+            }
+            (Kind::SyncedWrites, 2) => {
+                let file = File::options().write(true).custom_flags(libc::O_DSYNC).open(&a).at(&a)?;
+                let (end, none) = ((first.len() + second.len()) as u64, rustix::fs::FallocateFlags::empty());
+                rustix::fs::fallocate(&file, none, end, RESERVED_BYTES as u64).at(&a)?;
+            }
             (_, 0) => write_synced(&a, first)?,
             (Kind::Replace, 1) => write_synced(&b, second)?,
             (Kind::Replace, 2) => fs::rename(&b, &a).at(&b)?,
@@ -189,6 +208,7 @@ impl Story {
                 }
                 (Found::Nothing, _) => bail!("the file is missing"),
             },
+            Kind::SyncedWrites => self.check_synced_writes(&a),
             Kind::Truncate => match (look(&a)?, self.steps_done) {
                 (found, 0) => check_unsynced(&found, first),
                 (Found::Content(found), 1..=2) if found == *first => Ok(()),
@@ -214,6 +234,23 @@ impl Story {
             ensure!(found == Found::Content(self.contents[0].clone()), "the synced file: {}", shown(&found));
         }
         check_unsynced(&found, &self.contents[0])
+    }
+
+    fn check_synced_writes(&self, path: &Path) -> anyhow::Result<()> {
+        let whole = [&self.contents[0][..], &self.contents[1][..], &[0; RESERVED_BYTES][..]].concat();
+        let ends = [0, self.contents[0].len(), self.contents[0].len() + self.contents[1].len(), whole.len()];
+        let synced = ends[self.steps_done.min(3)];
+        match look(path)? {
+            Found::Content(found) => {
+                ensure!(found.len() >= synced, "{} bytes, {synced} were written synced", found.len());
+                ensure!(found[..synced] == whole[..synced], "what was written synced is changed");
+                check_prefix(&found, &whole)
+            }
+            Found::Nothing => {
+                ensure!(synced == 0, "the file that was written synced is missing");
+                Ok(())
+            }
+        }
     }
 
     /// A synced file under exactly one of two names, the new one if that is synced.

@@ -3,7 +3,7 @@
 mod convert;
 mod replies;
 
-use crate::fs::{Creating, Fs, Locking, Writing};
+use crate::fs::{Creating, End, Fs, Locking, Writing};
 use brickfs_client::volume::Caller;
 use brickfs_common::attr::{Kind, SetAttr};
 use brickfs_common::errno::Errno;
@@ -384,21 +384,25 @@ impl Filesystem for Mount {
         self.fs().fallocate(caller(req), (ino.0, fh.0), (offset, length), mode, replies::empty(reply));
     }
 
-    /// The kernel copies by reading and writing when told that this is not there.
     fn copy_file_range(
         &self,
-        _req: &Request,
-        _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
-        _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
-        _flags: CopyFileRangeFlags,
+        req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        if !flags.is_empty() {
+            return reply.error(fuser::Errno::EINVAL);
+        }
+        let from = End { ino: ino_in.0, handle: fh_in.0, offset: offset_in };
+        let to = End { ino: ino_out.0, handle: fh_out.0, offset: offset_out };
+        self.fs().copy_range(caller(req), from, to, len, replies::written(reply));
     }
 
     fn ioctl(

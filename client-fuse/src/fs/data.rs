@@ -1,4 +1,4 @@
-//! The data of files: reads, writes through the write-behind queues, allocation and seeking.
+//! The data of files: reads, and writes through the write-behind queues.
 
 use super::attrs::data_of;
 use super::{Asked, Fs, Reply, lock};
@@ -41,11 +41,37 @@ impl Fs {
             Ok(object) => object,
             Err(errno) => return done(Err(errno)),
         };
+        if !self.is_busy(ino) {
+            return self.read_written(caller, object, at, done);
+        }
         let range = Range::new(offset, u64::from(size));
         self.after_writes(ino, range, caller.pid, move |fs, waited| match waited {
-            Ok(()) => fs.read_written(caller, object, at, done),
+            Ok(()) => fs.read_beside_writes(caller, (ino, object), at, done),
             Err(errno) => done(Err(errno)),
         });
+    }
+
+    /// Reads where other bytes of the file are being written. What comes up short may do so because the file has not
+    /// grown yet; the kernel would take that for its end, and has told programs of a later one. Then all writes that
+    /// are queued are waited for, and it is read again.
+    fn read_beside_writes(
+        self: &Arc<Self>,
+        caller: Caller,
+        (ino, object): (u64, ObjectRef),
+        at: (u64, u32),
+        done: Reply<Bytes>,
+    ) {
+        let fs = self.clone();
+        let look = move |read: Result<Bytes, Errno>| match read {
+            Ok(data) if data.len() < at.1 as usize => {
+                fs.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| match waited {
+                    Ok(()) => fs.read_written(caller, object, at, done),
+                    Err(errno) => done(Err(errno)),
+                });
+            }
+            other => done(other),
+        };
+        self.read_written(caller, object, at, Box::new(look));
     }
 
     /// Reads what the brick has: from its file where that is here, else it is asked, and may pass the file then.
@@ -147,49 +173,5 @@ impl Fs {
             _ => lock(&self.tables).changed(ino),
         }
         self.perform(actions);
-    }
-
-    /// Allocates, frees or zeroes a range.
-    pub fn fallocate(
-        self: &Arc<Self>,
-        caller: Caller,
-        (ino, handle): (u64, u64),
-        (offset, length): (u64, u64),
-        mode: i32,
-        done: Reply<()>,
-    ) {
-        let object = match self.usable_file(handle) {
-            Ok(file) => file.object,
-            Err(errno) => return done(Err(errno)),
-        };
-        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
-            if let Err(errno) = waited {
-                return done(Err(errno));
-            }
-            lock(&fs.tables).changed(ino);
-            fs.submit(caller, Fop::Fallocate { object, mode, offset, length }, move |fs, reply, asked| {
-                fs.learn(reply.attr.as_ref(), asked);
-                done(reply.result.map(|_| ()));
-            });
-        });
-    }
-
-    /// Finds data or a hole.
-    pub fn seek(self: &Arc<Self>, caller: Caller, (ino, handle): (u64, u64), at: (i64, i32), done: Reply<u64>) {
-        let Some(file) = lock(&self.files).get(handle) else { return done(Err(Errno::EBADF)) };
-        let Ok(offset) = u64::try_from(at.0) else { return done(Err(Errno::ENXIO)) };
-        let (object, whence) = (file.object, at.1);
-        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
-            if let Err(errno) = waited {
-                return done(Err(errno));
-            }
-            fs.submit(caller, Fop::Seek { object, offset, whence }, move |_, reply, _| {
-                done(match reply.result {
-                    Ok(Answer::Offset(found)) => Ok(found),
-                    Ok(_) => Err(Errno::EIO),
-                    Err(errno) => Err(errno),
-                });
-            });
-        });
     }
 }

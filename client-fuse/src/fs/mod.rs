@@ -15,6 +15,7 @@ mod invalidations;
 mod listing;
 mod locks;
 mod names;
+mod ranges;
 mod removing;
 #[cfg(test)]
 mod tests;
@@ -37,6 +38,7 @@ use listing::OpenDir;
 pub use listing::{Item, Listing};
 use locks::LockOwners;
 pub use locks::Locking;
+pub use ranges::End;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

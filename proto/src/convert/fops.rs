@@ -197,6 +197,11 @@ fn put_data_fop(c: &mut v1::Call, fop: Fop) -> Op {
             (c.flags, c.offset, c.length) = (mode as u32, offset, length);
             with_object(c, object, Op::Fallocate)
         }
+        Fop::CopyRange { object, offset, source, source_offset, length } => {
+            (c.offset, c.offset2, c.length) = (offset, source_offset, length);
+            (c.gfid2, c.home2) = (Bytes::copy_from_slice(&source.gfid.0), u32::from(source.home.0));
+            with_object(c, object, Op::CopyRange)
+        }
         Fop::Seek { object, offset, whence } => {
             (c.flags, c.offset) = (whence as u32, offset);
             with_object(c, object, Op::Seek)
@@ -452,6 +457,10 @@ fn read_data_fop(c: v1::Call) -> Result<Fop, Errno> {
         Op::Fsync => Fop::Fsync { object, data_only: c.flags & YES != 0 },
         Op::Seek => Fop::Seek { object, offset: c.offset, whence: c.flags as i32 },
         Op::Fallocate => Fop::Fallocate { object, mode: c.flags as i32, offset: c.offset, length: c.length },
+        Op::CopyRange => {
+            let source = ObjectRef { gfid: gfid(&c.gfid2)?, home: set_id(c.home2)? };
+            Fop::CopyRange { object, offset: c.offset, source, source_offset: c.offset2, length: c.length }
+        }
         Op::Setattr => {
             let set: SetAttr = c.set_attr.ok_or(Errno::EINVAL)?.try_into()?;
             Fop::SetAttr { object, set }
@@ -552,6 +561,7 @@ mod tests {
         let header = CallHeader { request: 5, set: 3, generation: 1, epoch: 1, ..CallHeader::default() };
         let flags = RenameFlags { whiteout: true, ..RenameFlags::default() };
         let range = LockRange::new(5, 9).unwrap();
+        let other = ObjectRef { gfid: Gfid([8; 16]), home: SetId(2) };
         for fop in [
             Fop::Rename { parent: object, name: name("a"), new_parent: object, new_name: name("b"), flags },
             Fop::Make { parent: object, name: name("a"), making: Making::Directory, perm: 0o1777, umask: 0o22 },
@@ -561,6 +571,8 @@ mod tests {
             Fop::Lock { object, owner: 1, range: LockRange::ALL, kind: None, pid: 0, waits: false },
             Fop::TestLock { object, owner: 1, range, kind: LockKind::Shared },
             Fop::CancelLock { object, request: 4 },
+            Fop::CopyRange { object, offset: 1 << 40, source: other, source_offset: 9, length: 1 << 33 },
+            Fop::Fallocate { object, mode: -1, offset: 1, length: 1 << 33 },
         ] {
             let call = call_to_wire(&header, fop.clone());
             assert_eq!(ClientMessage::try_from(call), Ok(ClientMessage::Call(header.clone(), fop)));

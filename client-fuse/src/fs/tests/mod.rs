@@ -5,6 +5,7 @@ mod listing;
 mod local_reads;
 mod locks;
 mod opens;
+mod ranges;
 mod writes;
 
 use super::backend::Backend;

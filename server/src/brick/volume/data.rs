@@ -1,7 +1,7 @@
-//! The data of files: open, read, write, allocate, seek, flush.
+//! The data of files: open, read, write, flush.
 
 use super::attrs::{of, without_suidgid};
-use super::{State, Volume, done, known};
+use super::{Ask, State, Volume, done};
 use crate::brick::effect::{Outcome, Step};
 use crate::brick::set::Asker;
 use crate::brick::store::BrickStore as _;
@@ -18,9 +18,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// Least size of a file that a write may reach: what ext4 with 4 KiB blocks takes.
-const FILE_SIZE_MAX: u64 = 16 << 40;
-/// fallocate(2): give back space instead of taking it.
-const FALLOC_PUNCH_HOLE: i32 = 2;
+pub(super) const FILE_SIZE_MAX: u64 = 16 << 40;
 
 /// What a call is answered with: at once, or by work that may sleep and runs elsewhere.
 #[allow(clippy::large_enum_variant)] // made and taken apart once a call: a box would cost more
@@ -41,7 +39,7 @@ impl Reply {
 impl State<PosixStore> {
     pub(super) fn open_file(
         &mut self,
-        asker: Asker,
+        ask: &Ask,
         object: ObjectRef,
         truncate: bool,
         wants_descriptor: bool,
@@ -55,7 +53,7 @@ impl State<PosixStore> {
         }
         engine.store.file(&object.gfid)?;
         let descriptor = if wants_descriptor { self.descriptor(object) } else { None };
-        Ok(FopReply { descriptor, ..self.open_existing(asker, object, truncate)? })
+        Ok(FopReply { descriptor, ..self.open_existing(ask, object, truncate)? })
     }
 
     /// The file for a client on this machine to read from, where its reads leave the access time that the volume's
@@ -99,7 +97,10 @@ impl State<PosixStore> {
         let descriptor = if wants_descriptor { self.descriptor(object) } else { None };
         let (atime, size) = (self.atime, size as usize);
         let read = move |file: &OwnedFd, data| {
-            mark_read(file, atime, ctime);
+            match &descriptor {
+                Some(passed) => read_through(passed, offset),
+                None => mark_read(file, atime, ctime),
+            }
             FopReply { result: Ok(Answer::Data(data)), descriptor, ..done(request) }
         };
         match read_cached(&file, offset, size) {
@@ -122,7 +123,7 @@ impl State<PosixStore> {
     ) -> Result<FopReply, Errno> {
         let file = self.set(object.home)?.store.file(&object.gfid)?;
         if let Err(full) = self.check_space(object.home, data.len() as u64)
-            && (flags.append || !has_blocks(&file, offset, data.len())?)
+            && (flags.append || !has_blocks(&file, offset, data.len() as u64)?)
         {
             return Err(full);
         }
@@ -156,7 +157,7 @@ impl State<PosixStore> {
     }
 
     /// Drops setuid, setgid and capabilities before a write of somebody who may not keep them.
-    fn kill_priv(&mut self, object: ObjectRef) -> Result<(), Errno> {
+    pub(super) fn kill_priv(&mut self, object: ObjectRef) -> Result<(), Errno> {
         let attr = self.attr_at_home(object)?;
         let time = self.now();
         let mut steps = Vec::new();
@@ -178,62 +179,6 @@ impl State<PosixStore> {
             self.commit(object.home, None, time, steps, Outcome::default())?;
         }
         Ok(())
-    }
-
-    pub(super) fn fallocate(
-        &mut self,
-        asker: Asker,
-        object: ObjectRef,
-        mode: i32,
-        offset: u64,
-        length: u64,
-    ) -> Result<FopReply, Errno> {
-        let attr = self.attr_at_home(object)?;
-        if attr.kind != Kind::File {
-            return Err(Errno::ENODEV);
-        }
-        if length == 0 {
-            return Err(Errno::EINVAL);
-        }
-        if offset.saturating_add(length) > FILE_SIZE_MAX {
-            return Err(Errno::EFBIG);
-        }
-        if mode & FALLOC_PUNCH_HOLE == 0 {
-            self.check_space(object.home, length)?;
-        }
-        let time = self.now();
-        let allocate = Step::Fallocate { gfid: object.gfid.0, mode, offset, length };
-        let touch = Step::SetAttr {
-            gfid: object.gfid.0,
-            perm: None,
-            uid: None,
-            gid: None,
-            size: None,
-            atime: None,
-            mtime: Some(time),
-        };
-        let outcome = Outcome { object: known(object), ..Outcome::default() };
-        self.commit(object.home, Some(asker), time, vec![allocate, touch], outcome)?;
-        Ok(FopReply { attr: Some(self.attr_at_home(object)?), ..done(asker.request) })
-    }
-
-    pub(super) fn seek(
-        &mut self,
-        request: u64,
-        object: ObjectRef,
-        offset: u64,
-        whence: i32,
-    ) -> Result<FopReply, Errno> {
-        use rustix::fs::SeekFrom;
-        let from = match whence {
-            libc::SEEK_DATA => SeekFrom::Data(offset),
-            libc::SEEK_HOLE => SeekFrom::Hole(offset),
-            libc::SEEK_SET => SeekFrom::Start(offset),
-            _ => return Err(Errno::EINVAL),
-        };
-        let file = self.set(object.home)?.store.file(&object.gfid)?;
-        let found = rustix::fs::seek(&*file, from).map_err(errno)?;
-        Ok(FopReply { result: Ok(Answer::Offset(found)), ..done(request) })
     }
 }
 
@@ -347,9 +292,16 @@ impl State<PosixStore> {
     }
 }
 
+/// Reads through a descriptor that is passed on, so that its kernel keeps the access time from this read on. Were it
+/// set here, the ctime that moves with it would be the later one, and the next read through it would count again.
+fn read_through(passed: &Descriptor, offset: u64) {
+    // What cannot be read now has been read before, through another one.
+    rustix::io::pread(&*passed.0, &mut [0; 1][..], offset).ok();
+}
+
 /// Changes a file's access time after a read, if the volume's option says so. The local ctime does not
 /// count: setting the access time moves it.
-fn mark_read(file: &OwnedFd, policy: Atime, ctime: Timestamp) {
+pub(super) fn mark_read(file: &OwnedFd, policy: Atime, ctime: Timestamp) {
     const DAY_S: i64 = 24 * 3600;
     let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
     let is_due = match policy {
@@ -405,10 +357,10 @@ fn read_all(file: &OwnedFd, offset: u64, size: usize) -> Result<Bytes, Errno> {
 }
 
 /// Whether a write stays within what a file without holes has already: it needs no room.
-fn has_blocks(file: &OwnedFd, offset: u64, length: usize) -> Result<bool, Errno> {
+pub(super) fn has_blocks(file: &OwnedFd, offset: u64, length: u64) -> Result<bool, Errno> {
     let stat = rustix::fs::fstat(file).map_err(errno)?;
     let size = stat.st_size as u64;
-    Ok(offset.saturating_add(length as u64) <= size && stat.st_blocks as u64 * 512 >= size)
+    Ok(offset.saturating_add(length) <= size && stat.st_blocks as u64 * 512 >= size)
 }
 
 fn write_all(file: &OwnedFd, offset: u64, data: &[u8]) -> Result<(), Errno> {

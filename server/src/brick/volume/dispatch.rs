@@ -1,6 +1,7 @@
 //! From a client's call to the operation: who asks, whether it ran before, what can run at once.
 
 use super::data::Reply;
+use super::ranges::Span;
 use super::{Ask, BoxFuture, Ran, Stop, Volume};
 use crate::brick::store::BrickStore;
 use crate::brick::store::posix::PosixStore;
@@ -84,14 +85,18 @@ impl Volume<PosixStore> {
             Fop::GetAttr { object } => state.get_attr(request, *object),
             Fop::ReadLink { object } => state.read_link(request, *object),
             Fop::Open { object, truncate, wants_descriptor, .. } => {
-                state.open_file(asker, *object, *truncate, *wants_descriptor)
+                state.open_file(ask, *object, *truncate, *wants_descriptor)
             }
             Fop::Release { object } => Ok(state.release(asker, *object)),
             Fop::Read { object, offset, size, wants_descriptor } => {
                 return Some(state.read(request, *object, (*offset, *size), *wants_descriptor));
             }
             Fop::Write { object, offset, data, flags } => state.write(asker, *object, *offset, data, *flags),
-            Fop::Fallocate { object, mode, offset, length } => state.fallocate(asker, *object, *mode, *offset, *length),
+            Fop::Fallocate { object, mode, offset, length } => state.fallocate(ask, *object, *mode, (*offset, *length)),
+            Fop::CopyRange { object, offset, source, source_offset, length } => {
+                let target = Span { object: *object, offset: *offset };
+                state.copy_range(ask, target, Span { object: *source, offset: *source_offset }, *length)
+            }
             Fop::Seek { object, offset, whence } => state.seek(request, *object, *offset, *whence),
             Fop::StatFs => state.stat_fs(request),
             Fop::GetXattr { object, name } => state.get_xattr(request, *object, name),

@@ -1,6 +1,7 @@
 //! Making objects: files, directories, symbolic links, records. One effect on the dentry set, which is the
 //! new object's home (N5; PROTOCOL 27).
 
+use super::attrs::without_suidgid;
 use super::names::{Found, Seen};
 use super::{Ask, Ran, State, Volume, done, known};
 use crate::brick::effect::{Claim, Effect, NewObject, Outcome, Place, Step};
@@ -79,7 +80,7 @@ impl<S: BrickStore> Volume<S> {
             return Err(super::Stop::GoTo(found.object.home));
         }
         if *open {
-            self.lock().open_existing(ask.asker, found.object, *truncate)?;
+            self.lock().open_existing(ask, found.object, *truncate)?;
         }
         Ok(FopReply { attr: self.attr_of(found.object).await, ..self.reply_names(ask, None, parent, None).await })
     }
@@ -151,17 +152,14 @@ impl<S: BrickStore> State<S> {
     }
 
     /// Opens a file for the client; with `truncate` cuts it to nothing first.
-    pub(super) fn open_existing(
-        &mut self,
-        asker: crate::brick::set::Asker,
-        object: ObjectRef,
-        truncate: bool,
-    ) -> Result<FopReply, Errno> {
+    pub(super) fn open_existing(&mut self, ask: &Ask, object: ObjectRef, truncate: bool) -> Result<FopReply, Errno> {
+        let asker = ask.asker;
         if truncate {
             let time = self.now();
+            let before = self.set(object.home)?.store.attr(&object.gfid)?;
             let step = Step::SetAttr {
                 gfid: object.gfid.0,
-                perm: None,
+                perm: without_suidgid(before.perm).filter(|_| ask.uid != 0),
                 uid: None,
                 gid: None,
                 size: Some(0),

@@ -6,7 +6,7 @@
 //! operation is one uninterrupted call there; with a set elsewhere the same code waits for its answer.
 //!
 //! Where things are: `names` (find, lookup), `make`, `remove` (unlink, rmdir), `link`, `rename`, `attrs`,
-//! `data`, `listing`: the operations; `clients`: who asks; `recover`: the start and the barriers.
+//! `data`, `ranges`, `listing`: the operations; `clients`: who asks; `recover`: the start and the barriers.
 
 mod attrs;
 pub mod clients;
@@ -21,6 +21,7 @@ mod make;
 pub mod mend;
 mod names;
 mod peer;
+mod ranges;
 pub mod recover;
 mod remove;
 mod rename;

@@ -54,8 +54,7 @@ impl PosixStore {
             Step::Write { .. } => Ok(()), // its data come with the call
             Step::Fallocate { gfid, mode, offset, length } => {
                 let file = self.file(&Gfid(*gfid))?;
-                let flags = rustix::fs::FallocateFlags::from_bits_retain(*mode as u32);
-                rustix::fs::fallocate(&*file, flags, *offset, *length).map_err(errno)
+                self.allocate(&file, *mode, *offset, *length)
             }
             Step::DropClaim { .. } | Step::Prepare { .. } | Step::Finish { .. } => self.apply_transaction(step, at),
             Step::Release { .. } | Step::Commit { .. } | Step::Flushed { .. } | Step::Forget { .. } => {

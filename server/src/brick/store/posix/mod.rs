@@ -11,7 +11,7 @@
 //! - `mounted` says under which mount the brick is used.
 //!
 //! This file opens the brick and answers for it; `dirs` finds directories by their gfids, `objects` opens and
-//! reads other objects; `apply` changes objects and names, `moves` moves them, `transactions` changes what lies
+//! reads other objects, `ranges` allocates and copies in them; `apply` changes objects and names, `moves` moves them, `transactions` changes what lies
 //! between sets; `redo` finishes what a crash cut.
 
 mod apply;
@@ -21,6 +21,7 @@ mod dirs;
 mod mounted;
 mod moves;
 mod objects;
+mod ranges;
 mod records;
 mod redo;
 mod seen;
@@ -39,6 +40,8 @@ use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
 use changes::Changes;
 use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
+use ranges::Disk;
+pub use ranges::{Allocation, copy_range};
 use rustix::fs::{Access, AtFlags, Mode, OFlags, ResolveFlags, Stat, StatVfsMountFlags};
 use seen::Seen;
 use std::collections::{HashMap, HashSet};
@@ -81,6 +84,9 @@ pub struct PosixStore {
     lost_power: bool,
     /// Reading a file sets its access time as with the mount option `relatime`.
     keeps_relatime: bool,
+    disk: Disk,
+    /// It has refused a way of fallocate(2), which was written out.
+    writes_out: bool,
     /// What was found damaged, newest last.
     pub damage: Vec<String>,
     /// The last effect of the log is done again.
@@ -174,6 +180,8 @@ impl PosixStore {
             log,
             lost_power: false,
             keeps_relatime: flags.contains(StatVfsMountFlags::RELATIME) && !flags.intersects(unwanted),
+            disk: Disk::of(&root)?,
+            writes_out: false,
             damage: Vec::new(),
             is_redoing: false,
             pending: sub("pending")?,

@@ -40,6 +40,8 @@ impl PosixStore {
         for step in &effect.steps {
             match step {
                 Step::Write { .. } => stands &= self.redo_write(step, &at)?,
+                // Later writes may have reached the disk before their records: whoever has no answer asks again.
+                Step::Fallocate { .. } if is_cut && self.lost_power => stands = false,
                 Step::Make { place, object } if !self.is_made(&Gfid(object.gfid), &at)? => {
                     stands &= self.has_dir(&place.parent())?;
                     if stands {
@@ -133,10 +135,13 @@ impl PosixStore {
         }
     }
 
-    /// The data of a write are with the client, which sends them again. A part of an append that reached
-    /// the file is taken back, so that it is not doubled.
+    /// The data of a write are with the client, which sends them again; a copy that got to its end has marked its
+    /// target. A part of an append that reached the file is taken back, so that it is not doubled.
     fn redo_write(&mut self, step: &Step, at: &Stamp) -> Result<bool, Errno> {
-        let Step::Write { gfid, offset, length, append: true } = step else { return Ok(false) };
+        let Step::Write { gfid, offset, length, append } = step else { return Ok(false) };
+        if !append {
+            return Ok(self.meta(&Gfid(*gfid)).is_ok_and(|meta| meta.position >= at.position));
+        }
         if !self.is_before(&Gfid(*gfid), at)? {
             return Ok(true);
         }
