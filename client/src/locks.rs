@@ -200,7 +200,15 @@ mod tests {
     }
 
     fn done(request: u64) -> FopReply {
-        FopReply { request, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
+        FopReply {
+            request,
+            result: Ok(Answer::Done),
+            attr: None,
+            parent: None,
+            new_parent: None,
+            descriptor: None,
+            opened: false,
+        }
     }
 
     fn announced(held: &mut HeldLocks) -> Vec<(u64, u64, LockKind)> {

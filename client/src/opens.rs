@@ -19,6 +19,8 @@ pub enum OpenEffect {
     Opens(ObjectRef),
     /// The object that the reply names was.
     Makes,
+    /// The object that the reply names was, if the reply says so.
+    MayOpen,
     /// This object was closed once.
     Releases(ObjectRef),
 }
@@ -29,6 +31,7 @@ impl OpenEffect {
         match fop {
             Fop::Open { object, .. } => OpenEffect::Opens(*object),
             Fop::Make { making: Making::File { open: true, .. }, .. } => OpenEffect::Makes,
+            Fop::LookupOpen { .. } => OpenEffect::MayOpen,
             Fop::Release { object } => OpenEffect::Releases(*object),
             _ => OpenEffect::None,
         }
@@ -49,9 +52,10 @@ impl Opens {
             return;
         }
         match effect {
+            OpenEffect::MayOpen if !reply.opened => {}
             OpenEffect::None => {}
             OpenEffect::Opens(object) => self.count(object),
-            OpenEffect::Makes => {
+            OpenEffect::Makes | OpenEffect::MayOpen => {
                 if let Some(attr) = &reply.attr {
                     self.count(ObjectRef { gfid: attr.gfid, home: attr.home });
                 }
@@ -78,7 +82,7 @@ impl Opens {
 
     /// Nobody waits for this call any more, but it may still run.
     pub fn abandon(&mut self, request: u64, effect: OpenEffect) {
-        let may_open = matches!(effect, OpenEffect::Opens(_) | OpenEffect::Makes);
+        let may_open = matches!(effect, OpenEffect::Opens(_) | OpenEffect::Makes | OpenEffect::MayOpen);
         if may_open && self.abandoned.len() < ABANDONED_MAX {
             self.abandoned.insert(request, effect);
         }
@@ -91,7 +95,8 @@ impl Opens {
         let attr = reply.result.is_ok().then_some(reply.attr.as_ref()).flatten();
         match effect {
             OpenEffect::Opens(object) if reply.result.is_ok() => Some(object),
-            OpenEffect::Makes => attr.map(|attr| ObjectRef { gfid: attr.gfid, home: attr.home }),
+            OpenEffect::MayOpen if !reply.opened => None,
+            OpenEffect::Makes | OpenEffect::MayOpen => attr.map(|attr| ObjectRef { gfid: attr.gfid, home: attr.home }),
             _ => None,
         }
     }
@@ -106,6 +111,7 @@ impl Opens {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brickfs_common::attr::{Attr, Kind, Timestamp};
     use brickfs_common::errno::Errno;
     use brickfs_common::fop::Answer;
     use brickfs_common::ids::SetId;
@@ -115,7 +121,15 @@ mod tests {
     }
 
     fn done(request: u64) -> FopReply {
-        FopReply { request, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
+        FopReply {
+            request,
+            result: Ok(Answer::Done),
+            attr: None,
+            parent: None,
+            new_parent: None,
+            descriptor: None,
+            opened: false,
+        }
     }
 
     #[test] // PROTOCOL 16
@@ -134,6 +148,42 @@ mod tests {
         opens.answered(release, &done(5));
         opens.answered(release, &done(6));
         assert!(opens.announce().is_empty());
+    }
+
+    #[test]
+    fn a_lookup_counts_as_an_open_where_its_reply_says_so() {
+        let mut opens = Opens::default();
+        let time = Timestamp { sec: 0, nsec: 0 };
+        let attr = Attr {
+            gfid: object(1).gfid,
+            home: SetId(0),
+            kind: Kind::File,
+            perm: 0,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            size: 0,
+            blocks: 0,
+            rdev: 0,
+            atime: time,
+            mtime: time,
+            ctime: time,
+            btime: time,
+            project: 0,
+            has_capability: false,
+            has_acl: false,
+            change: 0,
+        };
+        let found = FopReply { attr: Some(attr), ..done(1) };
+        opens.answered(OpenEffect::MayOpen, &found);
+        assert!(opens.announce().is_empty());
+        let opened = FopReply { opened: true, ..found };
+        opens.answered(OpenEffect::MayOpen, &opened);
+        assert_eq!(opens.announce(), [(object(1), 1)]);
+        opens.abandon(1, OpenEffect::MayOpen);
+        assert_eq!(opens.answered_late(&opened), Some(object(1)), "to be released");
+        opens.abandon(1, OpenEffect::MayOpen);
+        assert_eq!(opens.answered_late(&FopReply { opened: false, ..opened }), None);
     }
 
     #[test]

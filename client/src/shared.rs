@@ -529,6 +529,7 @@ fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
     let home = |object: &ObjectRef| object.home;
     match fop {
         Fop::Lookup { parent, name }
+        | Fop::LookupOpen { parent, name }
         | Fop::Make { parent, name, .. }
         | Fop::Unlink { parent, name }
         | Fop::Rmdir { parent, name }

@@ -112,6 +112,11 @@ pub enum Fop {
         parent: ObjectRef,
         name: Name,
     },
+    /// Looks a name up; a file that is on this machine is opened, too, and comes with the reply, which says so.
+    LookupOpen {
+        parent: ObjectRef,
+        name: Name,
+    },
     GetAttr {
         object: ObjectRef,
     },
@@ -261,7 +266,11 @@ impl Fop {
             Write { .. } | Fallocate { .. } | CopyRange { .. } => true,
             SetXattr { .. } | RemoveXattr { .. } => true,
             Open { truncate, .. } => *truncate,
-            Fop::Lookup { .. } | Fop::GetAttr { .. } | Fop::ReadLink { .. } | Fop::Release { .. } => false,
+            Fop::Lookup { .. }
+            | Fop::LookupOpen { .. }
+            | Fop::GetAttr { .. }
+            | Fop::ReadLink { .. }
+            | Fop::Release { .. } => false,
             Fop::Read { .. } | Fop::Seek { .. } | Fop::Fsync { .. } | Fop::ReadDir { .. } => false,
             Fop::StatFs | Fop::GetXattr { .. } | Fop::ListXattr { .. } | Fop::Renew => false,
             // Asked again they say the same: the greeting in between has said what the client holds.
@@ -330,6 +339,8 @@ pub struct FopReply {
     pub new_parent: Option<Attr>,
     /// The brick's file, open for reading, where client and brick are on one machine.
     pub descriptor: Option<Descriptor>,
+    /// The object was opened, though that was not all that was asked for.
+    pub opened: bool,
 }
 
 /// An open file that is passed beside a reply.
@@ -347,7 +358,15 @@ impl Eq for Descriptor {}
 impl FopReply {
     /// A reply that failed.
     pub fn failed(request: u64, errno: Errno) -> FopReply {
-        FopReply { request, result: Err(errno), attr: None, parent: None, new_parent: None, descriptor: None }
+        FopReply {
+            request,
+            result: Err(errno),
+            attr: None,
+            parent: None,
+            new_parent: None,
+            descriptor: None,
+            opened: false,
+        }
     }
 }
 

@@ -32,6 +32,7 @@ impl Fs {
             Err(errno) => return done(Err(errno)),
         };
         let truncate = flags & libc::O_TRUNC != 0;
+        lock(&self.tables).opens(&object.gfid);
         if !truncate && lock(&self.holds).open_again(&object.gfid) {
             return done(Ok(self.opened(object, flags)));
         }
@@ -75,6 +76,15 @@ impl Fs {
                 done(Err(errno));
             }
         });
+    }
+
+    /// Keeps the file that a lookup has brought open, for the open that will probably follow.
+    pub(super) fn opened_ahead(&self, reply: &mut FopReply) {
+        let Some(attr) = reply.attr.as_ref().filter(|_| reply.opened) else { return };
+        let object = ObjectRef { gfid: attr.gfid, home: attr.home };
+        let due = lock(&self.holds).opened_ahead(object, Instant::now());
+        self.keep_file(&object, reply);
+        self.send_releases(due);
     }
 
     /// Whether another object may be open; ends the holds if not.

@@ -4,6 +4,7 @@ use super::{Fs, Reply, Told, lock};
 use crate::tables::{Asked, DentryKey, Outcome};
 use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::Range;
+use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, FopReply, Making};
 use std::sync::Arc;
@@ -17,22 +18,30 @@ impl Fs {
             Err(errno) => return done(Err(errno)),
         };
         let session = self.backend.session();
-        let lacks_name = {
+        let (lacks_name, expects_open) = {
             let mut tables = lock(&self.tables);
             tables.in_session(session);
-            tables.lacks_name(tables.key(parent, name), Instant::now())
+            (tables.lacks_name(tables.key(parent, name), Instant::now()), tables.expects_open(parent))
         };
         if lacks_name {
             return done(Err(Errno::ENOENT));
         }
-        let (fop, name) = (Fop::Lookup { parent: object, name: wire_name.clone() }, wire_name);
-        self.submit(caller, fop, move |fs, reply, asked| {
+        let (parent_ref, name) = (object, wire_name);
+        let fop = match expects_open && lock(&self.holds).has_room() {
+            true => Fop::LookupOpen { parent: parent_ref, name: name.clone() },
+            false => Fop::Lookup { parent: parent_ref, name: name.clone() },
+        };
+        self.submit(caller, fop, move |fs, mut reply, asked| {
             let name = name.as_bytes();
+            fs.opened_ahead(&mut reply);
             {
                 let mut tables = lock(&fs.tables);
                 if reply.result.is_ok() {
                     let key = tables.key(parent, name);
                     tables.saw_name(key);
+                }
+                if let Some(attr) = reply.attr.as_ref().filter(|attr| attr.kind == Kind::File) {
+                    tables.found_file(parent, attr.gfid);
                 }
                 if let Some(attr) = &reply.parent {
                     tables.saw_directory(attr, asked);

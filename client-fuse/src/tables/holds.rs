@@ -73,6 +73,12 @@ impl Holds {
         held.idle_since = None;
     }
 
+    /// The brick has opened an object before anybody has asked for a descriptor.
+    pub fn opened_ahead(&mut self, object: ObjectRef, now: Instant) -> Releases {
+        self.opened(object);
+        self.closed(&object.gfid, now)
+    }
+
     /// The brick has passed the object's file. It is kept for as long as the object is.
     pub fn keep_file(&mut self, gfid: &Gfid, local: LocalFile) {
         if let Some(held) = self.held.get_mut(gfid) {

@@ -7,6 +7,7 @@
 //! that is left of its second, counted from when the question was asked: two mounts differ by no more.
 
 mod attrs;
+mod habits;
 pub mod handles;
 pub mod holds;
 mod inodes;
@@ -17,6 +18,7 @@ use attrs::AttrCache;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::Gfid;
+use habits::Habits;
 use inodes::InodeTable;
 use known_dirs::KnownDirs;
 pub use known_dirs::Outcome;
@@ -38,6 +40,7 @@ pub struct Tables {
     attrs: AttrCache,
     dentries: Dentries,
     known: KnownDirs,
+    habits: Habits,
     /// Counts own changes of objects.
     clock: u64,
     ttl: Duration,
@@ -51,6 +54,7 @@ impl Tables {
             attrs: AttrCache::default(),
             dentries: Dentries::default(),
             known: KnownDirs::new(ttl),
+            habits: Habits::default(),
             clock: 0,
             ttl,
         }
@@ -174,6 +178,21 @@ impl Tables {
     /// Whether a directory is known to lack a name.
     pub fn lacks_name(&self, key: DentryKey, now: Instant) -> bool {
         self.known.lacks(key, now)
+    }
+
+    /// Whether a name that is looked up now will probably be opened, if it is a file.
+    pub fn expects_open(&mut self, parent: u64) -> bool {
+        !self.ttl.is_zero() && self.habits.expects_open(parent)
+    }
+
+    /// A name was looked up and leads to a file.
+    pub fn found_file(&mut self, parent: u64, gfid: Gfid) {
+        self.habits.found(parent, gfid);
+    }
+
+    /// A file is opened.
+    pub fn opens(&mut self, gfid: &Gfid) {
+        self.habits.opened(gfid);
     }
 
     /// A change of names in a directory is about to be sent; `adds` a name that may exist from now on.

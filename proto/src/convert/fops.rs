@@ -25,6 +25,8 @@ const WRITE_SYNC: u32 = 4;
 const YES: u32 = 1;
 /// `flags` of OP_OPEN: for writing.
 const OPEN_WRITES: u32 = 2;
+/// `flags` of OP_LOOKUP: a file is opened, too, and may come with the reply.
+const LOOKUP_OPENS: u32 = 1;
 /// `flags` of OP_OPEN and OP_READ: the brick's file may come with the reply.
 const WANTS_DESCRIPTOR: u32 = 4;
 /// `flags` of OP_LOCK and OP_TEST_LOCK; neither of the first two takes a lock away.
@@ -146,6 +148,10 @@ pub fn call_to_wire(header: &CallHeader, fop: Fop) -> v1::Call {
 fn put_fop(c: &mut v1::Call, fop: Fop) -> Op {
     match fop {
         Fop::Lookup { parent, name } => put_name(c, parent, name, Op::Lookup),
+        Fop::LookupOpen { parent, name } => {
+            c.flags = LOOKUP_OPENS;
+            put_name(c, parent, name, Op::Lookup)
+        }
         Fop::Unlink { parent, name } => put_name(c, parent, name, Op::Unlink),
         Fop::Rmdir { parent, name } => put_name(c, parent, name, Op::Rmdir),
         Fop::Make { parent, name, making, perm, umask } => {
@@ -380,6 +386,7 @@ fn read_name_fop(c: &v1::Call) -> Result<Fop, Errno> {
     }
     let name = Name::new(c.name.clone())?;
     Ok(match c.op() {
+        Op::Lookup if c.flags & LOOKUP_OPENS != 0 => Fop::LookupOpen { parent, name },
         Op::Lookup => Fop::Lookup { parent, name },
         Op::Unlink => Fop::Unlink { parent, name },
         Op::Rmdir => Fop::Rmdir { parent, name },

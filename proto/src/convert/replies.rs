@@ -60,6 +60,7 @@ impl From<FopReply> for v1::Reply {
             answer,
             descriptor: 0,
             files_void: false,
+            opened: r.opened,
             welcome: None,
             refused: String::new(),
         }
@@ -136,5 +137,6 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
         parent: r.parent.map(Attr::try_from).transpose()?,
         new_parent: r.new_parent.map(Attr::try_from).transpose()?,
         descriptor: None,
+        opened: r.opened,
     })
 }

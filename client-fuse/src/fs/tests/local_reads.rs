@@ -87,3 +87,24 @@ fn the_file_is_closed_with_the_hold() {
     rig.fs.tick(std::time::Instant::now() + std::time::Duration::from_secs(2));
     assert_eq!(Arc::strong_count(&file), 1);
 }
+
+#[test]
+fn where_files_are_opened_that_are_looked_up_the_next_lookup_brings_the_file() {
+    let rig = rig();
+    let first = rig.file(7);
+    rig.open_by_brick(first, libc::O_RDONLY);
+    let second = rig.look_up(ROOT, "file8");
+    let found = FopReply { opened: true, ..with(attr(8, Kind::File, 5)) };
+    assert!(matches!(rig.answer(passing(b"local", found)), Fop::LookupOpen { .. }));
+    let second = second.take().unwrap().ino;
+    let handle = rig.open(second, libc::O_RDONLY).take().unwrap().handle;
+    assert_eq!(read(&rig, second, handle).take().unwrap(), "local");
+    assert!(rig.waiting().is_empty(), "neither the open nor the read asks the brick");
+    rig.look_up(ROOT, "file9");
+    rig.answer(passing(b"local", FopReply { opened: true, ..with(attr(9, Kind::File, 5)) }));
+    rig.look_up(ROOT, "file10");
+    assert!(matches!(rig.answer(refused(Errno::ENOENT)), Fop::Lookup { .. }), "the last one was only looked at");
+    rig.fs.tick(std::time::Instant::now() + std::time::Duration::from_secs(1));
+    assert_eq!(rig.waiting(), ["Release"], "what nobody opened is let go");
+    assert_eq!(rig.count_of("open"), 2);
+}

@@ -117,7 +117,15 @@ fn root_attr(change: u64) -> Attr {
 }
 
 fn done() -> FopReply {
-    FopReply { request: 0, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
+    FopReply {
+        request: 0,
+        result: Ok(Answer::Done),
+        attr: None,
+        parent: None,
+        new_parent: None,
+        descriptor: None,
+        opened: false,
+    }
 }
 
 fn with(attr: Attr) -> FopReply {

@@ -89,5 +89,5 @@ fn what_is_gone_is_stale_and_looked_up_again() {
     assert_eq!(stat.take(), Err(Errno::ESTALE));
     assert!(rig.get_attr(12345).is_there(), "a number that is not known");
     rig.look_up(ROOT, "file7");
-    assert_eq!(rig.waiting(), ["Lookup"]);
+    assert_eq!(rig.waiting(), ["LookupOpen"]);
 }

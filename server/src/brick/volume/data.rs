@@ -51,9 +51,20 @@ impl State<PosixStore> {
             Kind::Symlink => return Err(Errno::ELOOP),
             _ => return Err(Errno::ENXIO),
         }
-        engine.store.file(&object.gfid)?;
         let descriptor = if wants_descriptor { self.descriptor(object) } else { None };
+        if descriptor.is_none() {
+            self.set(object.home)?.store.file(&object.gfid)?;
+        }
         Ok(FopReply { descriptor, ..self.open_existing(ask, object, truncate)? })
+    }
+
+    /// Opens the file that was found for a client on this machine, which will probably ask for that next.
+    pub(super) fn open_found(&mut self, ask: &Ask, found: FopReply) -> FopReply {
+        let file = found.attr.as_ref().filter(|attr| attr.kind == Kind::File);
+        let Some(object) = file.map(|attr| ObjectRef { gfid: attr.gfid, home: attr.home }) else { return found };
+        let Some(descriptor) = self.descriptor(object) else { return found };
+        self.clients.count_open(ask.asker.client, object.gfid, object.home, 1);
+        FopReply { descriptor: Some(descriptor), opened: true, ..found }
     }
 
     /// The file for a client on this machine to read from, where its reads leave the access time that the volume's

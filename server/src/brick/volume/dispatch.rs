@@ -110,6 +110,10 @@ impl Volume<PosixStore> {
     /// Operations that may concern several sets.
     async fn run(&self, ask: Ask, fop: Fop) -> Ran {
         match fop {
+            Fop::LookupOpen { parent, name } => {
+                let found = self.lookup(ask, parent, &name).await?;
+                Ok(self.lock().open_found(&ask, found))
+            }
             Fop::SetAttr { object, set } => self.set_attr(ask, object, set).await,
             Fop::SetXattr { object, name, value, flags } => {
                 self.change_xattr(ask, object, &name, Some(&value), flags).await

@@ -327,7 +327,15 @@ impl Ask {
 
 /// A reply without attributes.
 fn done(request: u64) -> FopReply {
-    FopReply { request, result: Ok(Answer::Done), attr: None, parent: None, new_parent: None, descriptor: None }
+    FopReply {
+        request,
+        result: Ok(Answer::Done),
+        attr: None,
+        parent: None,
+        new_parent: None,
+        descriptor: None,
+        opened: false,
+    }
 }
 
 /// An object as outcomes carry it.

@@ -7,8 +7,8 @@ use brickfs_common::attr::Kind;
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::Gfid;
 use brickfs_common::volume_spec::Atime;
-use rustix::fs::{AtFlags, Mode, OFlags, Stat};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use rustix::fs::{AtFlags, OFlags, Stat};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 impl PosixStore {
@@ -35,15 +35,7 @@ impl PosixStore {
         if let Some(fd) = self.files.get(gfid) {
             return Ok(fd.clone());
         }
-        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOATIME;
-        let fd = match open_beneath(self.handles.as_fd(), handle_path(gfid), flags) {
-            Err(Errno::ENOENT) => match open_beneath(self.orphans.as_fd(), gfid.hex(), flags) {
-                Err(Errno::ENOENT) => return Err(Errno::ESTALE),
-                other => other?,
-            },
-            other => other?,
-        };
-        let fd = Arc::new(fd);
+        let fd = Arc::new(self.open_object(gfid, OFlags::RDWR | OFlags::NOATIME)?);
         self.files.put(*gfid, fd.clone());
         Ok(fd)
     }
@@ -55,10 +47,18 @@ impl PosixStore {
             Atime::Relatime if self.keeps_relatime => OFlags::empty(),
             Atime::Relatime | Atime::Strict => return Ok(None),
         };
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | noatime;
-        let file = self.file(gfid)?;
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        Ok(Some(rustix::fs::open(path, flags, Mode::empty()).map_err(errno)?))
+        self.open_object(gfid, OFlags::RDONLY | noatime).map(Some)
+    }
+
+    fn open_object(&self, gfid: &Gfid, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::NONBLOCK;
+        match open_beneath(self.handles.as_fd(), handle_path(gfid), flags) {
+            Err(Errno::ENOENT) => match open_beneath(self.orphans.as_fd(), gfid.hex(), flags) {
+                Err(Errno::ENOENT) => Err(Errno::ESTALE),
+                other => other,
+            },
+            other => other,
+        }
     }
 
     /// The path by which xattr calls reach an object.

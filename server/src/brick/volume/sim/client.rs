@@ -144,6 +144,7 @@ impl Client {
 pub fn first_set(cluster: &Cluster, fop: &Fop) -> SetId {
     match fop {
         Fop::Lookup { parent, name }
+        | Fop::LookupOpen { parent, name }
         | Fop::Make { parent, name, .. }
         | Fop::Unlink { parent, name }
         | Fop::Rmdir { parent, name }
