@@ -19,6 +19,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+/// Readahead of the kernel: two of these are asked for ahead of a reader, and small requests wait behind them.
+const READAHEAD_KIB: u32 = 1024;
 /// What a background mount writes when it is up.
 const UP: &[u8] = b"up";
 
@@ -209,7 +211,7 @@ fn find_root(volume: &Volume, subdirectory: &[String]) -> anyhow::Result<ObjectR
 /// INIT alone leaves the kernel's readahead at 128 KiB.
 fn raise_readahead(device: u64) {
     let path = format!("/sys/class/bdi/{}:{}/read_ahead_kb", rustix::fs::major(device), rustix::fs::minor(device));
-    if let Err(error) = std::fs::write(&path, "4096") {
+    if let Err(error) = std::fs::write(&path, READAHEAD_KIB.to_string()) {
         tracing::info!("readahead stays as it is: {path}: {error}");
     }
 }

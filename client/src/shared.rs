@@ -149,6 +149,11 @@ impl Shared {
         self.lock().are_files_void = true;
     }
 
+    /// Whether small calls share the stream with bulk.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lock().outgoing.is_crowded()
+    }
+
     /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
     pub(crate) fn take_wheel(&self) -> bool {
         let mut state = self.lock();
@@ -294,6 +299,14 @@ impl Shared {
     /// Hands a reply to who waits for it.
     pub(crate) fn finish(self: &Arc<Self>, reply: FopReply) {
         let mut state = self.lock();
+        let waker = state.outgoing.answered(reply.request);
+        self.hand_out(state, reply);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, reply: FopReply) {
         match state.pending.take(reply.request) {
             Some(pending) => {
                 state.confirmed = state.confirmed.max(Some(pending.since));
@@ -453,7 +466,7 @@ impl Shared {
         self.send(set, placed, caller, fop, done);
     }
 
-    /// The order of numbers is the order on the stream.
+    /// The order of numbers is the order on the stream for calls on one object, see `outgoing`.
     fn send(&self, set: SetId, placed: (u64, u64), caller: Caller, fop: Fop, done: Done) {
         let lock = LockCall::of(&fop);
         // A release is owed for as long as it takes: given up, the object would stay open on the server. Who waits for

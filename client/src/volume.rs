@@ -116,6 +116,12 @@ impl Volume {
         self.shared.submit_to(set, caller, fop, done);
     }
 
+    /// Whether small operations share the session with bulk, so that writes should be sent in pieces of
+    /// `write_behind::CROWDED_PIECE_BYTES`.
+    pub fn is_crowded(&self) -> bool {
+        self.shared.is_crowded()
+    }
+
     /// Runs the session on this thread until no operation waits, for a few milliseconds at most, unless
     /// another thread does. Not for what the session calls.
     pub fn drive(&self) {

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// Readahead asked of the kernel in bytes.
-const READAHEAD_BYTES: u32 = 4 << 20;
+const READAHEAD_BYTES: u32 = 1 << 20;
 /// Requests that the kernel may have in the background.
 const BACKGROUND_MAX: u16 = 128;
 

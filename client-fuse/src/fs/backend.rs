@@ -13,6 +13,8 @@ pub trait Backend: Send + Sync {
     /// Does on this thread what other threads would have to be woken for: sends what was submitted, hands
     /// out answers.
     fn drive(&self);
+    /// Whether small operations share the session with bulk: large writes are sent in smaller pieces then.
+    fn is_crowded(&self) -> bool;
     /// Number of sets.
     fn set_count(&self) -> usize;
     /// Counts the sessions.
@@ -32,6 +34,10 @@ impl Backend for Volume {
 
     fn drive(&self) {
         Volume::drive(self);
+    }
+
+    fn is_crowded(&self) -> bool {
+        Volume::is_crowded(self)
     }
 
     fn set_count(&self) -> usize {

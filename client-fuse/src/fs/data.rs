@@ -4,9 +4,9 @@ use super::attrs::data_of;
 use super::{Asked, Fs, Reply, lock};
 use crate::local_file::LocalFile;
 use brickfs_client::volume::Caller;
-use brickfs_client::write_behind::{Action, Answered, Piece, PieceId, Range, Write};
+use brickfs_client::write_behind::{Action, Answered, CROWDED_PIECE_BYTES, Piece, PieceId, Range, Write};
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef, WriteFlags};
+use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef, PIECE_BYTES, WriteFlags};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -115,6 +115,8 @@ impl Fs {
         };
         let is_through = file.append || file.direct || file.sync || write.is_writeback;
         let data = Bytes::copy_from_slice(write.data);
+        let is_large = data.len() > CROWDED_PIECE_BYTES;
+        let is_split = is_large && self.backend.is_crowded();
         let mut writes = lock(&self.writes);
         if let Some(errno) = writes.take_error(write.handle) {
             drop(writes);
@@ -128,6 +130,7 @@ impl Fs {
             offset: write.offset,
             data,
             flags: WriteFlags { append: file.append, kill_priv: write.kill_priv, sync: file.sync },
+            piece_bytes: if is_split { CROWDED_PIECE_BYTES } else { PIECE_BYTES },
             answered: if is_through { Answered::Done } else { Answered::Queued },
             answer: done,
         };

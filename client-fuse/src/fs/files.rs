@@ -5,6 +5,7 @@ use crate::tables::Asked;
 use crate::tables::handles::OpenFile;
 use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::Range;
+use brickfs_common::attr::SetAttr;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, FopReply, Making, ObjectRef};
 use std::sync::Arc;
@@ -141,7 +142,19 @@ impl Fs {
                 done(Err(errno));
             }
         };
-        self.enter(caller, name, (reply, asked), Box::new(with_handle));
+        let late = object.filter(|_| flags & libc::O_TRUNC != 0).map(|object| lock(&self.tables).ino(&object.gfid));
+        let Some(ino) = late.filter(|ino| self.is_busy(*ino)) else {
+            return self.enter(caller, name, (reply, asked), Box::new(with_handle));
+        };
+        // Somebody else has given a file of ours this name just now, and what was written to it before may come to the
+        // brick after this has cut it: it is cut once more.
+        let (fs, parent, name) = (self.clone(), name.0, name.1.to_vec());
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        let then = move |cut: Result<Told, Errno>| match cut {
+            Ok(_) => fs.enter(caller, (parent, &name), (reply, asked), Box::new(with_handle)),
+            Err(errno) => with_handle(Err(errno)),
+        };
+        self.set_attr(caller, ino, cut, Box::new(then));
     }
 
     /// A descriptor is gone.

@@ -35,6 +35,10 @@ pub const WINDOW_WRITES: usize = 1024;
 /// Bytes of all inodes together: beyond it no write is answered before there is room.
 pub const TOTAL_BYTES: usize = 128 << 20;
 
+/// Bytes of a piece while small operations share the session with bulk: what one of them finds in front of it is on
+/// its way for as long as its own handovers take.
+pub const CROWDED_PIECE_BYTES: usize = 128 << 10;
+
 /// When the caller of a write is answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Answered {
@@ -62,6 +66,8 @@ pub struct Write<A> {
     pub flags: WriteFlags,
     /// When the caller is answered.
     pub answered: Answered,
+    /// Sent in pieces of so many bytes at most; one that is answered with its own result is one piece.
+    pub piece_bytes: usize,
     /// Answers the caller.
     pub answer: A,
 }

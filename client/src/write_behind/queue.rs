@@ -28,6 +28,16 @@ struct Waiting<A> {
     answer: Option<A>,
 }
 
+impl<A> Waiting<A> {
+    /// Keeps the first bytes of a write whose caller is answered; gives the rest.
+    fn split_off(&mut self, length: usize) -> Waiting<A> {
+        let (data, offset) = (self.data.split_off(length), self.offset + length as u64);
+        let range = Range::new(offset, data.len() as u64);
+        self.range.end = offset;
+        Waiting { range, offset, data, follows: true, answer: None, ..*self }
+    }
+}
+
 /// A write that has been sent and not answered.
 struct Flight<A> {
     number: u64,
@@ -113,11 +123,12 @@ impl<A> Queue<A> {
         if is_behind && self.merge(&write) {
             return Some((write.answer, pid));
         }
-        let range = if write.flags.append { Range::ALL } else { Range::new(write.offset, size as u64) };
+        self.bytes += size;
+        let piece_bytes = if is_behind { write.piece_bytes.max(1) } else { size.max(1) };
         let (answer, due) = if is_behind { (None, Some((write.answer, pid))) } else { (Some(write.answer), None) };
-        self.waiting.push_back(Waiting {
+        let mut waiting = Waiting {
             number,
-            range,
+            range: if write.flags.append { Range::ALL } else { Range::new(write.offset, size as u64) },
             handle: write.handle,
             object: write.object,
             // Who was answered is not waiting: no signal ends this write.
@@ -127,8 +138,12 @@ impl<A> Queue<A> {
             flags: write.flags,
             follows: is_behind && self.ends_at(write.offset),
             answer,
-        });
-        self.bytes += size;
+        };
+        while waiting.data.len() > piece_bytes {
+            let rest = waiting.split_off(piece_bytes);
+            self.waiting.push_back(std::mem::replace(&mut waiting, rest));
+        }
+        self.waiting.push_back(waiting);
         due
     }
 

@@ -24,6 +24,7 @@ fn write(handle: u64, offset: u64, size: usize, answer: &'static str) -> Write<&
         data: Bytes::from(vec![handle as u8; size]),
         flags: WriteFlags::default(),
         answered: Answered::Queued,
+        piece_bytes: usize::MAX,
         answer,
     }
 }
@@ -74,6 +75,26 @@ impl Rig {
     fn take_answers(&mut self) -> Vec<(&'static str, Result<u32, Errno>)> {
         std::mem::take(&mut self.answers)
     }
+}
+
+#[test]
+fn a_large_write_goes_in_pieces_where_it_should_and_counts_as_one() {
+    let mut rig = Rig::new();
+    let (k, size) = (CROWDED_PIECE_BYTES, 2 * CROWDED_PIECE_BYTES + 3);
+    let at = |piece: usize| (piece * k) as u64;
+    rig.push(Write { piece_bytes: k, ..write(1, 0, size, "a") });
+    assert_eq!((rig.offsets(), rig.take_answers()), (vec![(0, k), (at(1), k)], vec![("a", Ok(size as u32))]));
+    rig.wait(Range::ALL, "flush");
+    assert_eq!(rig.offsets(), [(0, k), (at(1), k), (at(2), 3)], "the small rest is held back no longer");
+    rig.brick_answers(1, Ok(k as u32));
+    rig.brick_answers(1, Err(Errno::ENOSPC));
+    assert!(rig.take_answers().is_empty());
+    rig.brick_answers(0, Ok(k as u32));
+    assert_eq!(rig.take_answers(), [("flush", Ok(0))]);
+    assert_eq!((rig.queues.take_error(1), rig.invalidated), (Some(Errno::ENOSPC), 1));
+    assert!(!rig.queues.is_busy(INO));
+    rig.push(through(Write { piece_bytes: k, ..write(1, 0, size, "b") }));
+    assert_eq!(rig.offsets(), [(0, size)], "answered with its own result");
 }
 
 #[test] // PROTOCOL 32

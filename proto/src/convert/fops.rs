@@ -33,6 +33,8 @@ const WANTS_DESCRIPTOR: u32 = 4;
 const LOCK_SHARED: u32 = 1;
 const LOCK_EXCLUSIVE: u32 = 2;
 const LOCK_WAITS: u32 = 4;
+/// A write of so many bytes takes longer to send than to ask for.
+const BULK_BYTES: usize = 64 << 10;
 /// Most entries of one listing page.
 const PAGE_ENTRIES_MAX: u64 = 4096;
 /// Longest xattr value in bytes.
@@ -124,6 +126,12 @@ pub(super) fn lock_to_wire(gfid: Option<Gfid>, owner: u64, lock: &HeldLock) -> v
 pub(super) fn read_lock(lock: &v1::Lock) -> Result<HeldLock, Errno> {
     let kind = if lock.exclusive { LockKind::Exclusive } else { LockKind::Shared };
     Ok(HeldLock { range: LockRange::new(lock.first, lock.last)?, kind, pid: lock.pid })
+}
+
+/// Whether a call brings so much data that others should not wait for it. One that the node answers only when its
+/// disk has it is not: it is on its way for long without filling it.
+pub fn is_bulk(call: &v1::Call) -> bool {
+    call.op() == Op::Write && call.data.len() >= BULK_BYTES && call.flags & WRITE_SYNC == 0
 }
 
 /// The wire form of a call.

@@ -41,6 +41,25 @@ fn a_hold_ends_after_a_second_and_before_its_name_goes() {
     assert_eq!(rig.waiting(), ["Release", "Rename"]);
 }
 
+#[test] // PROTOCOL 32
+fn a_file_that_is_cut_by_a_new_name_stays_without_what_was_written_before() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    let flags = libc::O_RDWR | libc::O_TRUNC;
+    let creating = Creating { parent: ROOT, name: b"other", perm: 0o644, umask: 0, flags };
+    let created = rig.ask(|fs, a| fs.create(ME, creating, a));
+    assert_eq!(rig.waiting(), ["Write", "Make"]);
+    let (write, answer_write) = lock(&rig.brick.calls).pop_front().unwrap();
+    rig.answer(FopReply { parent: Some(root_attr(1)), ..with(attr(7, Kind::File, 0)) });
+    assert!(matches!(write, Fop::Write { .. }) && rig.waiting().is_empty() && !created.is_there());
+    answer_write(FopReply { result: Ok(Answer::Written { count: 5, offset: 0 }), ..done() });
+    let cut = rig.answer(with(attr(7, Kind::File, 0)));
+    assert!(matches!(cut, Fop::SetAttr { set, .. } if set.size == Some(0)));
+    rig.answer(with(attr(7, Kind::File, 0)));
+    assert_eq!(created.take().unwrap().0.attr.size, 0);
+}
+
 #[test]
 fn an_unlinked_file_stays_open() {
     let rig = Rig::new();
