@@ -23,6 +23,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("brickfs-cli", &["brickfs-common", "brickfs-proto", "brickfs-client"]),
     // What tests see of the product is its programs and its wire.
     ("brickfs-tests", &["brickfs-common", "brickfs-proto"]),
+    ("brickfs-benches", &["brickfs-common", "brickfs-proto", "brickfs-client", "brickfs-server"]),
 ];
 
 /// Every file of the project with one of these extensions.
