@@ -64,16 +64,26 @@ struct Bulk {
 
 impl Bulk {
     fn push(&mut self, call: Call) {
-        *self.objects.entry(call.gfid.clone()).or_default() += 1;
+        for gfid in [&call.gfid, &call.gfid2] {
+            *self.objects.entry(gfid.clone()).or_default() += 1;
+        }
         self.calls.push_back(call);
+    }
+
+    /// Whether a call has to follow what waits: it concerns an object of that.
+    fn is_followed_by(&self, call: &Call) -> bool {
+        let is_known = |gfid: &Bytes| !gfid.is_empty() && self.objects.contains_key(gfid);
+        !self.calls.is_empty() && (is_known(&call.gfid) || is_known(&call.gfid2))
     }
 
     fn remove(&mut self, index: usize) -> Option<Call> {
         let call = self.calls.remove(index)?;
-        if let Some(count) = self.objects.get_mut(&call.gfid) {
-            *count -= 1;
-            if *count == 0 {
-                self.objects.remove(&call.gfid);
+        for gfid in [&call.gfid, &call.gfid2] {
+            if let Some(count) = self.objects.get_mut(gfid) {
+                *count -= 1;
+                if *count == 0 {
+                    self.objects.remove(gfid);
+                }
             }
         }
         Some(call)
@@ -147,7 +157,7 @@ impl Outgoing {
         if !self.is_open {
             return;
         }
-        if is_bulk(&call) || self.bulk.objects.contains_key(&call.gfid) {
+        if is_bulk(&call) || self.bulk.is_followed_by(&call) {
             self.bulk.push(call);
         } else {
             self.small.push_back(call);
@@ -285,9 +295,10 @@ mod tests {
         (1..=3).for_each(|request| outgoing.push(write(request, 7)));
         outgoing.push(about(4, 7));
         outgoing.push(about(5, 8));
-        outgoing.push(about(6, 7));
+        // A copy from that object to another one.
+        outgoing.push(Call { gfid2: vec![7; 16].into(), ..about(6, 9) });
         assert_eq!(all_taken(&mut outgoing), [5, 1], "one piece at a time");
-        outgoing.push(about(7, 9));
+        outgoing.push(about(7, 10));
         assert_eq!(all_taken(&mut outgoing), [7]);
         assert!(outgoing.answered(5).is_none() && outgoing.answered(1).is_some());
         assert_eq!(all_taken(&mut outgoing), [2]);
