@@ -14,6 +14,8 @@ pub enum Need {
     Loop,
     /// A program in PATH, or in /sbin or /usr/sbin.
     Program(&'static str),
+    /// PostgreSQL's server.
+    Postgres,
 }
 
 /// What a test with a cluster and a mount needs.
@@ -37,6 +39,9 @@ impl Need {
             Need::Fuse => (!Path::new("/dev/fuse").exists()).then(|| "there is no /dev/fuse".to_owned()),
             Need::Loop => {
                 (!Path::new("/dev/loop-control").exists()).then(|| "there is no /dev/loop-control".to_owned())
+            }
+            Need::Postgres => {
+                crate::postgres::programs_dir().is_none().then(|| "PostgreSQL is not installed".to_owned())
             }
             Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
         }

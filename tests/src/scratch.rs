@@ -12,7 +12,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 const BASE: &str = "brickfs-tests";
-const PROGRAMS: [&str; 4] = ["brickfs", "brickd", "brickctl", "pjdfstest"];
+const PROGRAMS: [&str; 9] =
+    ["brickfs", "brickd", "brickctl", "pjdfstest", "postgres", "sqlite3", "fio", "dbench", "stress-ng"];
 
 /// A directory that clears itself.
 pub struct Scratch {

@@ -14,13 +14,9 @@ impl Fs {
     /// Attributes of an inode, from memory if they still hold there; all own writes show.
     pub fn get_attr(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Told>) {
         if !self.is_busy(ino) {
-            let known = lock(&self.tables).fresh_attr(ino, Instant::now()).map(|(attr, ttl)| Told {
-                ino,
-                attr: attr.clone(),
-                ttl,
-            });
-            if let Some(told) = known {
-                return done(Ok(told));
+            let known = lock(&self.tables).tell_known(ino, Instant::now());
+            if let Some((attr, ttl)) = known {
+                return done(Ok(Told { ino, attr, ttl }));
             }
         }
         self.behind_writes(ino, caller.pid, move |fs, waited| {
@@ -39,7 +35,7 @@ impl Fs {
         match (reply.result, reply.attr) {
             (Ok(_), Some(attr)) => {
                 self.learn(Some(&attr), asked);
-                let ttl = lock(&self.tables).remaining(asked, Instant::now());
+                let ttl = lock(&self.tables).tell(ino, attr.kind, None, asked, Instant::now());
                 done(Ok(Told { ino, attr, ttl }));
             }
             (Ok(_), None) => done(Err(Errno::EIO)),

@@ -165,7 +165,6 @@ impl Fs {
         let ino = lock(&self.tables).ino(&entry.gfid);
         let is_busy = entry.kind == Kind::File && self.is_busy(ino);
         let mut tables = lock(&self.tables);
-        let ttl = tables.remaining(listed.asked, now);
         // Attributes that are old, or older than what the kernel knows, are left out: it asks when it needs them.
         let is_told = |attr: &&Attr| !is_busy && tables.is_current(attr, listed.asked) && !is_past(listed.asked, now);
         let attr = entry.attr.as_ref().filter(is_told);
@@ -177,6 +176,8 @@ impl Fs {
                 tables.enter(key, attr, listed.asked)
             }
         };
+        let told = attr.filter(|_| filling.plus);
+        let ttl = told.map(|attr| tables.tell(ino, attr.kind, Some(parent), listed.asked, now)).unwrap_or_default();
         let item = Item {
             ino,
             offset: listed.offset,

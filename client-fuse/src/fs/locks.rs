@@ -3,7 +3,8 @@
 //!
 //! The kernel tells of the end of a process's locks with FLUSH, which carries the owner; what is left when the last
 //! descriptor of an open file is closed was that file's own. Who has got a lock sees all that was written before it was
-//! given back elsewhere: the kernel drops what it has of the file before it is told.
+//! given back elsewhere: the kernel drops what it has of the file before it is told, and what was told of other files of
+//! the directory holds no longer from the first lock on (see `tables`).
 
 use super::{Fs, Reply, lock};
 use brickfs_client::volume::Caller;
@@ -14,6 +15,7 @@ use brickfs_common::locks::{HeldLock, LockKind, LockRange};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 /// A lock as the kernel asks for it.
 #[derive(Clone, Copy)]
@@ -105,12 +107,30 @@ impl Fs {
             Ok(_) => {
                 // Another thread of the process may have given all back meanwhile.
                 lock(&fs.lock_owners).note(ino, owner, handle);
-                lock(&fs.tables).changed(ino);
+                let others = {
+                    let mut tables = lock(&fs.tables);
+                    tables.changed(ino);
+                    tables.locked(ino, Instant::now())
+                };
                 fs.learn(reply.attr.as_ref(), asked);
-                fs.invalidations.ask_and(ino, Box::new(move || done(Ok(()))));
+                if !others.is_empty() {
+                    // What is held only for a next open may have been replaced elsewhere.
+                    let idle = lock(&fs.holds).take_idle();
+                    fs.send_releases(idle);
+                }
+                fs.take_back(others, ino, done);
             }
             Err(errno) => done(Err(errno)),
         });
+    }
+
+    /// Has the kernel drop what it knows of these files, then of the locked one, and tells who has got the lock.
+    fn take_back(self: &Arc<Self>, mut others: Vec<u64>, locked: u64, done: Reply<()>) {
+        let Some(other) = others.pop() else {
+            return self.invalidations.ask_and(locked, Box::new(move || done(Ok(()))));
+        };
+        let fs = self.clone();
+        self.invalidations.ask_and(other, Box::new(move || fs.take_back(others, locked, done)));
     }
 
     /// The first lock that is in the way of one.

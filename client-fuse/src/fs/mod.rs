@@ -215,7 +215,8 @@ impl Fs {
         let mut tables = lock(&self.tables);
         let key = tables.key(parent, name);
         let ino = tables.enter(key, &attr, asked);
-        Told { ino, ttl: tables.remaining(asked, now), attr }
+        let ttl = tables.tell(ino, attr.kind, Some(parent), asked, now);
+        Told { ino, ttl, attr }
     }
 
     /// Keeps what a reply says of an object beside its answer.

@@ -31,6 +31,8 @@ pub struct Inode {
     has_acl: bool,
     /// A file with several names.
     pub is_linked: bool,
+    /// A file that was locked, or a directory with one.
+    pub has_locks: bool,
 }
 
 /// What no inode has as directory of its name.
@@ -48,6 +50,7 @@ impl Inode {
             has_capability: true,
             has_acl: true,
             is_linked: true,
+            has_locks: false,
         }
     }
 

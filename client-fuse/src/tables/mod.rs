@@ -5,6 +5,10 @@
 //! object, and never older ones than the kernel has been told. Both are kept apart by a count of own
 //! changes (`Asked::clock`) and by ctime, which the home never sets back. What is told holds for the time
 //! that is left of its second, counted from when the question was asked: two mounts differ by no more.
+//!
+//! Where programs lock files they may do so on several mounts, and a lock guards more than its file: sqlite looks for a
+//! journal beside the database that it has locked, and repairs the database with it. So in a directory with a locked
+//! file nothing that is told of other files holds for any time.
 
 mod attrs;
 mod habits;
@@ -13,6 +17,7 @@ pub mod holds;
 mod inodes;
 mod known_dirs;
 mod names;
+mod told;
 
 use attrs::AttrCache;
 use brickfs_common::attr::{Attr, Kind};
@@ -25,6 +30,7 @@ pub use known_dirs::Outcome;
 use names::Dentries;
 pub use names::DentryKey;
 use std::time::{Duration, Instant};
+use told::ToldFiles;
 
 /// When a question was asked: what its answer says held at that time or later.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +47,7 @@ pub struct Tables {
     dentries: Dentries,
     known: KnownDirs,
     habits: Habits,
+    told: ToldFiles,
     /// Counts own changes of objects.
     clock: u64,
     ttl: Duration,
@@ -55,6 +62,7 @@ impl Tables {
             dentries: Dentries::default(),
             known: KnownDirs::new(ttl),
             habits: Habits::default(),
+            told: ToldFiles::default(),
             clock: 0,
             ttl,
         }
@@ -68,6 +76,54 @@ impl Tables {
     /// For how long what was answered to a question still holds.
     pub fn remaining(&self, asked: Asked, now: Instant) -> Duration {
         self.ttl.saturating_sub(now.saturating_duration_since(asked.at))
+    }
+
+    /// The kernel is about to be told of an object: for how long what was answered to a question holds. `parent` is the
+    /// directory of the name that led to it, if one did.
+    pub fn tell(&mut self, ino: u64, kind: Kind, parent: Option<u64>, asked: Asked, now: Instant) -> Duration {
+        let ttl = self.remaining(asked, now);
+        let name = || self.inodes.get(ino).and_then(|inode| inode.name()).map(|name| name.parent);
+        let Some(parent) = parent.or_else(name).filter(|_| kind != Kind::Directory && !ttl.is_zero()) else {
+            return ttl;
+        };
+        if self.is_beside_locks(ino, parent) {
+            return Duration::ZERO;
+        }
+        self.told.note(parent, ino, now, self.ttl);
+        ttl
+    }
+
+    /// Attributes that still hold, to tell the kernel, and for how long.
+    pub fn tell_known(&mut self, ino: u64, now: Instant) -> Option<(Attr, Duration)> {
+        let (attr, left) = self.fresh_attr(ino, now).map(|(attr, left)| (attr.clone(), left))?;
+        if let Some(name) = self.inodes.get(ino).and_then(|inode| inode.name()).filter(|_| attr.kind != Kind::Directory)
+        {
+            self.told.note(name.parent, ino, now, self.ttl);
+        }
+        Some((attr, left))
+    }
+
+    /// Whether other files of the directory are locked, but not this one: what a mount knows of a file that it locks is
+    /// dropped whenever it gets the lock.
+    fn is_beside_locks(&self, ino: u64, parent: u64) -> bool {
+        let has_locks = |ino| self.inodes.get(ino).is_some_and(|inode| inode.has_locks);
+        has_locks(parent) && !has_locks(ino)
+    }
+
+    /// A file has been locked. Answers which other files of its directory the kernel was told of so lately that it must
+    /// ask again.
+    pub fn locked(&mut self, ino: u64, now: Instant) -> Vec<u64> {
+        let Some(file) = self.inodes.get_mut(ino) else { return Vec::new() };
+        file.has_locks = true;
+        let Some(parent) = file.name().map(|name| name.parent) else { return Vec::new() };
+        let Some(directory) = self.inodes.get_mut(parent) else { return Vec::new() };
+        if std::mem::replace(&mut directory.has_locks, true) {
+            return Vec::new();
+        }
+        self.known.forget(parent);
+        let mut others = self.told.of_directory(parent, now, self.ttl);
+        others.retain(|other| *other != ino);
+        others
     }
 
     /// The object of a number that the kernel knows.
@@ -142,8 +198,11 @@ impl Tables {
     }
 
     /// Attributes that still hold, and for how long.
-    pub fn fresh_attr(&self, ino: u64, now: Instant) -> Option<(&Attr, Duration)> {
-        self.attrs.get(ino, now)
+    fn fresh_attr(&self, ino: u64, now: Instant) -> Option<(&Attr, Duration)> {
+        let parent = self.inodes.get(ino).and_then(|inode| inode.name()).map(|name| name.parent);
+        let (attr, left) = self.attrs.get(ino, now)?;
+        let holds = attr.kind == Kind::Directory || !parent.is_some_and(|parent| self.is_beside_locks(ino, parent));
+        holds.then_some((attr, left))
     }
 
     /// This mount is about to change an object, or has just been told that a change was made: whatever is

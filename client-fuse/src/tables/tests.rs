@@ -147,6 +147,23 @@ fn of_a_file_with_other_names_nothing_is_kept() {
     assert!(t.fresh_attr(ino, asked.at).is_none(), "its last name is not known: who removes it is not noticed");
 }
 
+#[test] // PROTOCOL 33
+fn where_files_are_locked_no_name_is_known_to_be_absent() {
+    let mut t = tables();
+    let asked = t.asked(Instant::now());
+    let dir = t.enter(t.key(1, b"dir"), &attr(9, Kind::Directory), asked);
+    t.made_directory(dir, 0, asked, 0);
+    let (database, other) = (t.key(dir, b"database"), t.key(dir, b"other"));
+    let ino = t.enter(database, &attr(8, Kind::File), asked);
+    let other_ino = t.enter(other, &attr(7, Kind::File), asked);
+    assert!(!t.tell(other_ino, Kind::File, None, asked, asked.at).is_zero());
+    assert!(t.lacks_name(t.key(dir, b"journal"), asked.at));
+    assert_eq!(t.locked(ino, asked.at), [other_ino]);
+    assert!(!t.lacks_name(t.key(dir, b"journal"), asked.at));
+    assert!(t.tell(other_ino, Kind::File, Some(dir), asked, asked.at).is_zero());
+    assert_eq!(t.locked(ino, asked.at), [0; 0], "the kernel was told of nothing since");
+}
+
 #[test]
 fn names_follow_renames() {
     let mut t = tables();

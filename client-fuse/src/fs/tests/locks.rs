@@ -111,8 +111,8 @@ fn a_lock_in_the_way_is_told() {
 fn a_descriptor_whose_locks_were_lost_is_of_no_use_any_more() {
     let rig = Rig::new();
     let (ino, handle) = rig.open_file(7);
-    let (other_ino, other) = rig.open_file(8);
     rig.locked(ino, handle, OWNER);
+    let (other_ino, other) = rig.open_file(8);
     for offset in [0, 2, 4] {
         // The second and the third wait for the first: they overlap it.
         rig.write(ino, handle, offset, b"lost").take().unwrap();
@@ -130,6 +130,35 @@ fn a_descriptor_whose_locks_were_lost_is_of_no_use_any_more() {
     rig.write(other_ino, other, 0, b"x").take().unwrap();
     let anew = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
     rig.write(ino, anew, 0, b"x").take().unwrap();
+}
+
+#[test]
+fn beside_a_locked_file_nothing_that_is_told_holds() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    let journal = rig.file(8);
+    let answered = rig.lock(ino, handle, OWNER, Some(LockKind::Shared));
+    rig.answer(done());
+    rig.drop_pages(journal);
+    assert!(!answered.is_there(), "what was told of the journal before might be used");
+    rig.drop_pages(ino);
+    assert_eq!(answered.take(), Ok(()));
+    let told = |n: u8| {
+        let found = rig.look_up(ROOT, &format!("file{n}"));
+        rig.answer(with(attr(n, Kind::File, 0)));
+        found.take().unwrap()
+    };
+    assert!(told(8).ttl.is_zero() && told(9).ttl.is_zero());
+    assert!(!told(7).ttl.is_zero(), "it is dropped with each lock");
+    let set = rig.ask(|fs, a| fs.set_attr(ME, journal, Default::default(), a));
+    rig.answer(with(attr(8, Kind::File, 0)));
+    assert!(set.take().unwrap().ttl.is_zero());
+    assert!(!rig.get_attr(journal).is_there());
+    rig.answer(with(attr(8, Kind::File, 0)));
+    let directory = rig.look_up(ROOT, "directory");
+    rig.answer(with(attr(10, Kind::Directory, 0)));
+    assert!(!directory.take().unwrap().ttl.is_zero());
+    rig.locked(ino, handle, OWNER + 1); // and nothing else is dropped
 }
 
 #[test] // PROTOCOL 32
