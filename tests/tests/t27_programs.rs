@@ -3,10 +3,12 @@
 
 use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
+use brickfs_tests::bricks;
 use brickfs_tests::case::{Case, case, say};
 use brickfs_tests::cluster::Cluster;
+use brickfs_tests::eventually::{eventually, eventually_ok};
 use brickfs_tests::load::{Progress, run_under_faults};
-use brickfs_tests::needs::{MOUNT, Need, is_soak};
+use brickfs_tests::needs::{Need, is_soak};
 use brickfs_tests::postgres::Postgres;
 use brickfs_tests::run::run;
 use brickfs_tests::sqlite::Sqlite;
@@ -15,6 +17,7 @@ use rand::rngs::StdRng;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 const SQLITE: &[Need] = &[Need::Root, Need::Fuse, Need::Program("sqlite3")];
 const POSTGRES: &[Need] = &[Need::Root, Need::Fuse, Need::Postgres];
@@ -22,10 +25,17 @@ const FIO: &[Need] = &[Need::Root, Need::Fuse, Need::Program("fio")];
 const DBENCH: &[Need] = &[Need::Root, Need::Fuse, Need::Program("dbench")];
 const STRESS_NG: &[Need] = &[Need::Root, Need::Fuse, Need::Program("stress-ng")];
 
+/// Longer than pgbench or fio take to begin, and to go on after a restart of `brickd`.
+const PATIENCE: Duration = Duration::from_secs(40);
 /// Processes that write to one database, every other one on the second mount.
 const SQLITE_WRITERS: usize = 4;
 /// Rows of a transaction that never commits: more than the cache below holds, so that it changes the database before.
 const UNCOMMITTED_ROWS: u64 = 60;
+
+/// Processes that die in a transaction on each mount, at least.
+const DEATHS_MIN: u64 = 5;
+/// Rows that each writer commits.
+const SQLITE_ROWS: u64 = 150;
 
 fn scaled(count: u64) -> u64 {
     if is_soak() { count * 10 } else { count }
@@ -58,8 +68,9 @@ impl Shared {
     /// on either mount, has to find the journal and undo them.
     fn die(&self, mount: usize, mut rng: StdRng, progress: &Progress) -> anyhow::Result<()> {
         for round in 0.. {
-            if progress.is_over() || progress.done() >= scaled(SQLITE_ROWS) * SQLITE_WRITERS as u64 {
-                ensure!(round > 0, "nobody has died on mount {mount}");
+            // sqlite's locks are not fair: who did not get one beside the writers gets it after them.
+            let are_writers_done = progress.done() >= scaled(SQLITE_ROWS) * SQLITE_WRITERS as u64;
+            if progress.is_over() || (are_writers_done && round >= DEATHS_MIN) {
                 say(&format!("{round} processes died in a transaction on mount {mount}"));
                 break;
             }
@@ -88,9 +99,6 @@ impl Shared {
         Ok(())
     }
 }
-
-/// Rows that each writer commits.
-const SQLITE_ROWS: u64 = 150;
 
 /// Runs the writers on two mounts, with `brickd` killed so often, and processes that die in a transaction if asked for.
 fn sqlite_on_two_mounts(case: &Case, kills: u64, with_deaths: bool) -> anyhow::Result<()> {
@@ -175,7 +183,7 @@ fn pgbench_under_kills(cluster: &mut Cluster, postgres: &Postgres, case: &Case) 
             for _ in 0..2 {
                 // It is under way, and again after each kill.
                 let before = transactions()?;
-                brickfs_tests::eventually::eventually_ok("pgbench goes on", PGBENCH_PATIENCE, || {
+                eventually_ok("pgbench goes on", PATIENCE, || {
                     let done = transactions()? - before;
                     ensure!(done > 50, "{done} transactions");
                     Ok(())
@@ -196,8 +204,6 @@ fn pgbench_under_kills(cluster: &mut Cluster, postgres: &Postgres, case: &Case) 
     Ok(())
 }
 
-const PGBENCH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(40);
-
 /// Each of pgbench's transactions adds one amount to an account, a teller, a branch and the history.
 fn check_sums(postgres: &Postgres) -> anyhow::Result<()> {
     let sum = |column: &str, table: &str| postgres.value(&format!("SELECT coalesce(sum({column}), 0) FROM {table}"));
@@ -207,4 +213,127 @@ fn check_sums(postgres: &Postgres) -> anyhow::Result<()> {
         ensure!(found == history, "the sum of {table} is {found}, of the history {history}");
     }
     Ok(())
+}
+
+/// Writes with checksums in every way that programs write; `{size}` is what each job writes.
+const FIO_JOBS: &str = "[global]
+verify=crc32c
+verify_fatal=1
+verify_state_save=0
+size={size}
+ioengine=psync
+[sequential-buffered]
+rw=write
+bs=64k
+[sequential-direct]
+rw=write
+bs=128k
+direct=1
+ioengine=libaio
+iodepth=8
+[random-buffered]
+rw=randwrite
+bs=4k
+numjobs=2
+[random-sizes]
+rw=randwrite
+bsrange=1k-300k
+fsync=16
+[random-direct]
+rw=randwrite
+bs=4k
+direct=1
+ioengine=libaio
+iodepth=16
+numjobs=2
+[random-mapped]
+rw=randwrite
+bs=4k
+ioengine=mmap
+";
+
+#[test]
+fn fio_reads_what_it_wrote() {
+    case(FIO, |case| {
+        let mut cluster = Cluster::in_memory(case)?;
+        let jobs = case.in_memory()?.join("jobs.fio");
+        let size = if is_soak() { "512m" } else { "24m" };
+        fs::write(&jobs, FIO_JOBS.replace("{size}", size)).at(&jobs)?;
+        let mount = cluster.mount().to_owned();
+        let fio = |mode: &str| -> anyhow::Result<()> {
+            let mut command = Command::new("fio");
+            // Not below the mount: it leaves files where it works.
+            command.current_dir(jobs.parent().unwrap_or(Path::new("/"))).args(["--output-format=terse", mode]);
+            command.arg(format!("--directory={}", mount.display())).arg(&jobs);
+            run(&mut command)?.ok().map(|_| ()).with_context(|| format!("fio {mode}"))
+        };
+        let is_under_way = || fs::read_dir(&mount).is_ok_and(|files| files.count() > 2);
+        std::thread::scope(|scope| -> anyhow::Result<()> {
+            let writing = scope.spawn(|| fio("--do_verify=1"));
+            eventually("fio writes", PATIENCE, is_under_way)?;
+            cluster.kill_brickd()?;
+            cluster.start_brickd()?;
+            writing.join().map_err(|_| anyhow::anyhow!("the thread of fio panicked"))?
+        })?;
+        // Whatever was kept in memory is read from the bricks now.
+        cluster.remount()?;
+        fio("--verify_only")
+    });
+}
+
+#[test]
+fn dbench_runs_through() {
+    case(DBENCH, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        let dir = cluster.mount().join("dbench");
+        fs::create_dir(&dir).at(&dir)?;
+        let (seconds, clients) = if is_soak() { ("120", "8") } else { ("5", "4") };
+        let mut command = Command::new("dbench");
+        let load = "/usr/share/dbench/client.txt";
+        let said = run(command.args(["-c", load, "-t", seconds, "-D"]).arg(&dir).arg(clients))?.ok()?;
+        let throughput =
+            said.lines().find(|line| line.starts_with("Throughput")).context("dbench tells no throughput")?;
+        // Its semaphore is the machine's, not the file system's: it then starts its clients one by one.
+        let is_trouble = |line: &&str| line.contains("failed") && !line.contains("barrier semaphore");
+        let trouble: Vec<&str> = said.lines().filter(is_trouble).collect();
+        ensure!(trouble.is_empty() && !said.contains("ERROR"), "dbench says: {trouble:?}");
+        say(&format!("{}: {throughput}", case.name()));
+        fs::remove_dir_all(&dir).at(&dir)?;
+        bricks::emptied(cluster.bricks())
+    });
+}
+
+/// What of stress-ng's class `filesystem` is left out, and why.
+const STRESSORS_LEFT_OUT: [(&str, &str); 8] = [
+    ("bind-mount", "makes bind mounts of / until memory ends"),
+    ("binderfs", "mounts a file system of its own"),
+    ("dup", "opens nothing in the directory that it is given"),
+    ("eventfd", "has no files"),
+    ("fiemap", "FUSE has no FIEMAP"),
+    ("ioprio", "is about the scheduler"),
+    ("procfs", "reads /proc"),
+    ("verity", "FUSE has no fs-verity of its own"),
+];
+
+#[test]
+fn stress_ng_finds_nothing_wrong() {
+    case(STRESS_NG, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        let dir = cluster.mount().join("stress");
+        fs::create_dir(&dir).at(&dir)?;
+        let (seconds, instances) = if is_soak() { ("20", "4") } else { ("1", "1") };
+        let mut command = Command::new("stress-ng");
+        command.args(["--class", "filesystem", "--sequential", instances, "--timeout", seconds, "--verify"]);
+        let left_out = STRESSORS_LEFT_OUT.map(|(name, _)| name).join(",");
+        command.args(["--exclude", &left_out, "--temp-path"]).arg(&dir).current_dir("/");
+        let ran = run(&mut command)?;
+        let said = format!("{}{}", ran.stdout, ran.stderr);
+        let is_trouble = |line: &&str| line.contains("fail:") || line.contains("skipping") || line.contains("warn:");
+        let trouble: Vec<&str> = said.lines().filter(is_trouble).collect();
+        ensure!(ran.code == Some(0) && trouble.is_empty(), "stress-ng ended with {:?}: {trouble:#?}", ran.code);
+        let line = said.lines().rfind(|line| line.contains("successful run")).context("stress-ng tells no success")?;
+        say(&format!("{}: {line}", case.name()));
+        fs::remove_dir(&dir).at(&dir)?;
+        bricks::emptied(cluster.bricks())
+    });
 }
