@@ -17,6 +17,9 @@ FSX_VERSION := 0.3.2
 TOOLS := target/tools
 # Has benchmarks alone, whose library takes long to build.
 NOT_TESTED := --exclude brickfs-benches
+# Debian keeps the server's programs out of PATH, below a directory of their version.
+POSTGRESQL := $(TOOLS)/postgresql
+POSTGRESQL_PROGRAM := usr/lib/postgresql/*/bin/pg_amcheck
 
 .PHONY: help deps tools root build try test verify fix bench sim soak install uninstall clean
 
@@ -37,16 +40,38 @@ help:
 root:
 	@test "$$(id -u)" = 0 || { echo "BrickFS mounts and keeps owners on its bricks: run this as root" >&2; exit 1; }
 
-# A package is missing when the program that is used of it is.
+# A package is missing when the program that is used of it is. PostgreSQL is unpacked into target/tools, for its package
+# would make a user, databases and a service on this machine; only the libraries that it is linked with are installed.
 deps:
 	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
-	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl losetup:mount mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git; do \
+	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl losetup:mount mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git \
+	  sqlite3:sqlite3 dbench:dbench stress-ng:stress-ng; do \
 	  command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; \
 	done; \
-	if [ -z "$$missing" ]; then exit 0; fi; \
-	if [ "$$(id -u)" != 0 ]; then echo "missing packages:$$missing; run 'make deps' as root to install them" >&2; exit 1; fi; \
-	echo "installing:$$missing"; \
-	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+	postgresql=""; \
+	ls /$(POSTGRESQL_PROGRAM) >/dev/null 2>&1 || ls $(POSTGRESQL)/$(POSTGRESQL_PROGRAM) >/dev/null 2>&1 || postgresql="postgresql"; \
+	if [ -z "$$missing$$postgresql" ]; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then \
+	  echo "missing packages:$$missing $$postgresql; run 'make deps' as root to install them" >&2; exit 1; \
+	fi; \
+	apt-get update -qq || exit 1; \
+	if [ -n "$$postgresql" ]; then \
+	  server="$$(apt-cache depends postgresql | sed -n 's/.*Depends: \(postgresql-[0-9]*\)$$/\1/p')"; \
+	  postgresql="$$server $$(echo "$$server" | sed 's/-/-client-/')"; \
+	  missing="$$missing $$(apt-cache depends $$postgresql | sed -n 's/^ *Depends: \(lib.*\|tzdata\)$$/\1/p' | grep -v llvm | sort -u | \
+	    while read -r name; do dpkg -s "$$name" >/dev/null 2>&1 || printf ' %s' "$$name"; done)"; \
+	fi; \
+	if [ -n "$${missing# }" ]; then \
+	  echo "installing:$$missing"; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing || exit 1; \
+	fi; \
+	if [ -n "$$postgresql" ]; then \
+	  echo "unpacking: $$postgresql (in $(POSTGRESQL))"; \
+	  rm -rf $(POSTGRESQL).new && mkdir -p $(POSTGRESQL).new && cd $(POSTGRESQL).new && \
+	  apt-get download -qq -o APT::Sandbox::User=root $$postgresql && \
+	  for package in *.deb; do dpkg-deb -x "$$package" . && rm "$$package" || exit 1; done && \
+	  cd - >/dev/null && mv $(POSTGRESQL).new $(POSTGRESQL); \
+	fi
 
 tools:
 	@for tool in pjdfstest:$(PJDFSTEST_VERSION) fsx:$(FSX_VERSION); do \

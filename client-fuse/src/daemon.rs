@@ -12,8 +12,10 @@ use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{Fop, ObjectRef};
 use brickfs_common::ids::Gfid;
 use brickfs_common::name::Name;
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -180,6 +182,10 @@ fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, 
 fn invalidate_as_asked(fs: Arc<Fs>, notifier: fuser::Notifier) -> anyhow::Result<()> {
     let run = move || {
         while let Some((ino, then)) = fs.invalidations.next() {
+            for (parent, name) in fs.invalidations.names_of(ino) {
+                // An error says that it has forgotten the name by itself.
+                let _ = notifier.inval_entry(fuser::INodeNo(parent), OsStr::from_bytes(&name));
+            }
             if let Err(error) = notifier.inval_inode(fuser::INodeNo(ino), 0, 0) {
                 tracing::warn!(ino, "the kernel keeps pages that may be wrong: {error}");
             }

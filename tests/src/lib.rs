@@ -5,6 +5,7 @@
 pub mod at;
 pub mod bricks;
 pub mod case;
+pub mod close;
 pub mod cluster;
 pub mod crowd;
 pub mod data;

@@ -40,9 +40,7 @@ impl Need {
             Need::Loop => {
                 (!Path::new("/dev/loop-control").exists()).then(|| "there is no /dev/loop-control".to_owned())
             }
-            Need::Postgres => {
-                crate::postgres::programs_dir().is_none().then(|| "PostgreSQL is not installed".to_owned())
-            }
+            Need::Postgres => (!crate::postgres::is_here()).then(|| "PostgreSQL is not installed".to_owned()),
             Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
         }
     }

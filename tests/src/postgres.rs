@@ -21,15 +21,35 @@ checkpoint_timeout = 30s
 max_wal_size = 64MB
 min_wal_size = 32MB
 bgwriter_delay = 20ms
+jit = off
 autovacuum_naptime = 1s
 ";
 
-/// Where the server's programs are: Debian keeps them out of PATH, `make deps` unpacks them into `target/tools`.
-pub fn programs_dir() -> Option<PathBuf> {
-    let roots = [PathBuf::from("/"), project_dir().join("target/tools/postgresql")];
-    let versions = roots.iter().flat_map(|root| fs::read_dir(root.join("usr/lib/postgresql")).into_iter().flatten());
-    let dirs = versions.flatten().map(|version| version.path().join("bin"));
+/// Where `make deps` unpacks the package.
+fn unpacked_dir() -> PathBuf {
+    project_dir().join("target/tools/postgresql")
+}
+
+/// The server's programs below a root: Debian keeps them out of PATH, in a directory of their version.
+fn programs_below(root: &Path) -> Option<PathBuf> {
+    let versions = fs::read_dir(root.join("usr/lib/postgresql")).into_iter().flatten().flatten();
+    let dirs = versions.map(|version| version.path().join("bin"));
     dirs.filter(|dir| dir.join("postgres").is_file() && dir.join("pg_amcheck").is_file()).max()
+}
+
+/// Whether this machine has the server's programs.
+pub fn is_here() -> bool {
+    programs_below(Path::new("/")).or_else(|| programs_below(&unpacked_dir())).is_some()
+}
+
+/// The server's programs. The unpacked ones are copied into `dir`: the project may lie where `nobody` cannot go. They
+/// find the rest of the package beside them.
+fn programs_for_nobody(dir: &Path) -> anyhow::Result<PathBuf> {
+    if let Some(installed) = programs_below(Path::new("/")) {
+        return Ok(installed);
+    }
+    run(Command::new("cp").arg("-r").arg(unpacked_dir().join("usr")).arg(dir))?.ok()?;
+    programs_below(dir).context("PostgreSQL is not installed")
 }
 
 /// A server, running or not. It is stopped when it goes.
@@ -44,12 +64,12 @@ pub struct Postgres {
 impl Postgres {
     /// Makes a cluster of databases in `data`, with initdb; socket and log lie in `dir`.
     pub fn init(data: &Path, dir: &Path) -> anyhow::Result<Postgres> {
-        let programs = programs_dir().context("PostgreSQL is not installed")?;
         for path in [data, dir] {
             fs::create_dir_all(path).at(path)?;
             chown(path, Some(UID), Some(UID)).at(path)?;
             fs::set_permissions(path, fs::Permissions::from_mode(0o700)).at(path)?;
         }
+        let programs = programs_for_nobody(dir)?;
         let postgres = Postgres { programs, data: data.to_owned(), dir: dir.to_owned(), is_running: false };
         let mut initdb = postgres.program("initdb");
         initdb.args(["--auth=trust", "--username=postgres", "--data-checksums", "--encoding=UTF8", "--locale=C", "-D"]);

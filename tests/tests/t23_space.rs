@@ -4,6 +4,7 @@
 use anyhow::{Context as _, ensure};
 use brickfs_tests::at::At as _;
 use brickfs_tests::case::case;
+use brickfs_tests::close::close;
 use brickfs_tests::cluster::{Cluster, VOLUME};
 use brickfs_tests::eventually::{eventually, eventually_ok};
 use brickfs_tests::mount::Mount;
@@ -169,6 +170,77 @@ fn a_full_brick_lets_one_write_over_what_is_there() {
         }
         full.mount.unmount()
     });
+}
+
+/// The call that tells of an error.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Teller {
+    Write,
+    Fsync,
+    Close,
+}
+
+#[test] // PROTOCOL 32
+fn an_error_of_a_queued_write_is_told_once_on_each_descriptor_that_wrote() {
+    case(MOUNT, |case| {
+        let full = fill_a_brick(&case.in_memory()?)?;
+        fill_to_the_end(&full.on_full[0])?;
+        for (number, teller) in [Teller::Write, Teller::Fsync, Teller::Close].into_iter().enumerate() {
+            let path = &full.on_full[number + 1];
+            let before = fs::read(path).at(path)?;
+            let open = || File::options().read(true).write(true).open(path).at(path);
+            let (one, two, idle) = (open()?, open()?, open()?);
+            let copy = one.try_clone().at(path)?;
+            let end = before.len() as u64;
+            for (file, offset) in [(&one, end), (&two, end + 8 * MIB)] {
+                file.write_all_at(&vec![b'q'; MIB as usize / 4], offset)
+                    .context("a write that is only queued")
+                    .at(path)?;
+            }
+            // All is written or has failed then; who wrote nothing is told nothing.
+            idle.sync_all().context("fsync of a descriptor that wrote nothing").at(path)?;
+            told_once(teller, one).at(path)?;
+            // The same open file, told already; and one of its own.
+            close(copy).context("the last close of what was told").at(path)?;
+            told_once(teller, two).at(path)?;
+            let mut content = Vec::new();
+            std::io::Read::read_to_end(&mut &idle, &mut content).at(path)?;
+            ensure!(content == before, "{teller:?}: what was never written can be read");
+            close(idle).at(path)?;
+        }
+        full.mount.unmount()
+    });
+}
+
+/// ENOSPC comes with this call on the file, and no other.
+fn told_once(teller: Teller, file: File) -> anyhow::Result<()> {
+    let calls: [(Teller, &dyn Fn() -> std::io::Result<()>); 2] =
+        [(Teller::Write, &|| file.write_all_at(b"x", 0)), (Teller::Fsync, &|| file.sync_all())];
+    let from = calls.iter().position(|(call, _)| *call == teller).unwrap_or(calls.len());
+    for (call, run) in &calls[from..] {
+        let errno = run().err().and_then(|error| error.raw_os_error());
+        let wanted = (*call == teller).then_some(libc::ENOSPC);
+        ensure!(errno == wanted, "{call:?} tells {errno:?}, where {teller:?} should tell");
+    }
+    if teller == Teller::Fsync {
+        file.write_all_at(b"x", 0).context("a write after the error")?;
+        file.sync_all().context("the error is told twice")?;
+    }
+    let errno = close(file).err().and_then(|error| error.raw_os_error());
+    let wanted = (teller == Teller::Close).then_some(libc::ENOSPC);
+    ensure!(errno == wanted, "close tells {errno:?}, where {teller:?} should tell");
+    Ok(())
+}
+
+/// Takes what space is left, block by block.
+fn fill_to_the_end(path: &Path) -> anyhow::Result<()> {
+    let mut file = File::options().append(true).open(path).at(path)?;
+    for bytes in [64 << 10, 4096] {
+        let mut is_full =
+            |_: &u32| file.write_all(&vec![b'x'; bytes]).is_err_and(|e| e.raw_os_error() == Some(libc::ENOSPC));
+        ensure!((0..10_000).any(|number| is_full(&number)), "the brick takes more and more");
+    }
+    Ok(())
 }
 
 /// Appends 1 MiB to each in turn until there is no space; gives how many times that went well. Each is then whole.

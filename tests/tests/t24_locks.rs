@@ -229,6 +229,57 @@ fn who_gets_a_lock_sees_all_that_was_written_under_it_before() {
     });
 }
 
+#[test] // PROTOCOL 33
+fn who_gets_a_lock_sees_the_files_beside_it_as_they_are() {
+    case(MOUNT, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        let other = cluster.second_mount("other", &[])?;
+        for round in 0..6 {
+            // Each of the two has made the directory in half of the rounds: it knows all names that are not there.
+            let dirs = [cluster.mount(), other.path()].map(|root| root.join(format!("db{round}")));
+            fs::create_dir(&dirs[round % 2]).at(&dirs[round % 2])?;
+            let locked = [open(&dirs[0].join("database"))?, open(&dirs[1].join("database"))?];
+            let journals = dirs.map(|dir| dir.join("journal"));
+            if round < 4 {
+                fs::write(&journals[0], b"old").at(&journals[0])?;
+            }
+            let look = |who: usize| fs::read(&journals[who]).ok();
+            for turn in 0..24 {
+                let (ours, theirs) = (turn % 2, 1 - turn % 2);
+                // As new as can be, and from before; what was just read is held open for a while, too.
+                let before = look(theirs);
+                locks::wait(&locked[ours], Lock::Exclusive, ALL)?;
+                change_beside(&journals[ours], (round / 2 + turn / 2) % 4, turn)?;
+                let wanted = look(ours);
+                locks::set(&locked[ours], Lock::None, ALL)?;
+                locks::wait(&locked[theirs], Lock::Shared, ALL)?;
+                let (exists, seen) = (journals[theirs].exists(), look(theirs));
+                locks::set(&locked[theirs], Lock::None, ALL)?;
+                let is_right = seen == wanted && exists == wanted.is_some();
+                ensure!(is_right, "round {round}, turn {turn}: {seen:?}, not {wanted:?}; before {before:?}");
+            }
+        }
+        other.unmount()
+    });
+}
+
+/// Changes a file as programs do that keep a journal: removes it, makes it, lets it grow, replaces it.
+fn change_beside(path: &Path, how: usize, turn: usize) -> anyhow::Result<()> {
+    let data = format!("turn {turn} ").repeat(turn + 1);
+    match how {
+        0 if path.exists() => fs::remove_file(path).at(path),
+        0 | 1 => fs::write(path, data).at(path),
+        2 => {
+            let mut file = OpenOptions::new().append(true).create(true).open(path).at(path)?;
+            std::io::Write::write_all(&mut file, data.as_bytes()).at(path)
+        }
+        _ => {
+            let new = path.with_extension("new");
+            fs::write(&new, data).and_then(|()| fs::rename(&new, path)).at(path)
+        }
+    }
+}
+
 #[test] // PROTOCOL 32
 fn a_lock_for_reading_in_place_of_one_for_writing_shows_what_was_written() {
     case(MOUNT, |case| {

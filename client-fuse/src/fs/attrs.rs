@@ -5,10 +5,13 @@ use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::Range;
 use brickfs_common::attr::{SetAttr, StatFs};
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{Answer, Fop, FopReply};
+use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// What a write takes away.
+const CAPABILITY: &[u8] = b"security.capability";
 
 impl Fs {
     /// Attributes of an inode, from memory if they still hold there; all own writes show.
@@ -69,35 +72,35 @@ impl Fs {
 
     /// The target of a symbolic link.
     pub fn read_link(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Bytes>) {
-        match self.object(ino) {
-            Ok(object) => self.bytes(caller, Fop::ReadLink { object }, done),
-            Err(errno) => done(Err(errno)),
-        }
+        self.about(caller, ino, |object| Fop::ReadLink { object }, done);
     }
 
-    /// An extended attribute's value.
+    /// An extended attribute's value. What a write takes away, it has taken before it is asked for.
     pub fn get_xattr(self: &Arc<Self>, caller: Caller, ino: u64, name: &[u8], done: Reply<Bytes>) {
-        let object = {
-            let tables = lock(&self.tables);
-            if tables.lacks_xattr(ino, name, Instant::now()) {
-                drop(tables);
-                return done(Err(Errno::ENODATA));
-            }
-            tables.object(ino)
-        };
-        let Some(object) = object else { return done(Err(Errno::ESTALE)) };
-        self.bytes(caller, Fop::GetXattr { object, name: Bytes::copy_from_slice(name) }, done);
+        let lacks_it = lock(&self.tables).lacks_xattr(ino, name, Instant::now());
+        if lacks_it {
+            return done(Err(Errno::ENODATA));
+        }
+        let name = Bytes::copy_from_slice(name);
+        if &*name != CAPABILITY {
+            return self.about(caller, ino, |object| Fop::GetXattr { object, name }, done);
+        }
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| match waited {
+            Ok(()) => fs.about(caller, ino, |object| Fop::GetXattr { object, name }, done),
+            Err(errno) => done(Err(errno)),
+        });
     }
 
     /// The names of all extended attributes, each ended by a NUL.
     pub fn list_xattr(self: &Arc<Self>, caller: Caller, ino: u64, done: Reply<Bytes>) {
-        match self.object(ino) {
-            Ok(object) => self.bytes(caller, Fop::ListXattr { object }, done),
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| match waited {
+            Ok(()) => fs.about(caller, ino, |object| Fop::ListXattr { object }, done),
             Err(errno) => done(Err(errno)),
-        }
+        });
     }
 
-    /// Sets an extended attribute, or removes it if there is no value.
+    /// Sets an extended attribute, or removes it if there is no value. That changes the ctime, and a write that came
+    /// before it must not take away the capability that it sets.
     pub fn set_xattr(
         self: &Arc<Self>,
         caller: Caller,
@@ -106,19 +109,22 @@ impl Fs {
         value: Option<(&[u8], u32)>,
         done: Reply<()>,
     ) {
-        let object = match self.object(ino) {
-            Ok(object) => object,
-            Err(errno) => return done(Err(errno)),
-        };
         let name = Bytes::copy_from_slice(name);
-        let fop = match value {
-            Some((value, flags)) => Fop::SetXattr { object, name, value: Bytes::copy_from_slice(value), flags },
-            None => Fop::RemoveXattr { object, name },
-        };
-        lock(&self.tables).changed(ino);
-        self.submit(caller, fop, move |fs, reply, asked| {
-            fs.learn(reply.attr.as_ref(), asked);
-            done(reply.result.map(|_| ()));
+        let value = value.map(|(value, flags)| (Bytes::copy_from_slice(value), flags));
+        self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
+            let object = match waited.and_then(|()| fs.object(ino)) {
+                Ok(object) => object,
+                Err(errno) => return done(Err(errno)),
+            };
+            let fop = match value {
+                Some((value, flags)) => Fop::SetXattr { object, name, value, flags },
+                None => Fop::RemoveXattr { object, name },
+            };
+            lock(&fs.tables).changed(ino);
+            fs.submit(caller, fop, move |fs, reply, asked| {
+                fs.learn(reply.attr.as_ref(), asked);
+                done(reply.result.map(|_| ()));
+            });
         });
     }
 
@@ -133,9 +139,12 @@ impl Fs {
         });
     }
 
-    /// Submits an operation that answers with bytes.
-    pub(super) fn bytes(self: &Arc<Self>, caller: Caller, fop: Fop, done: Reply<Bytes>) {
-        self.submit(caller, fop, move |_, reply, _| done(data_of(reply)));
+    /// Asks something of an object that is answered with bytes.
+    fn about(self: &Arc<Self>, caller: Caller, ino: u64, fop: impl FnOnce(ObjectRef) -> Fop, done: Reply<Bytes>) {
+        match self.object(ino) {
+            Ok(object) => self.submit(caller, fop(object), move |_, reply, _| done(data_of(reply))),
+            Err(errno) => done(Err(errno)),
+        }
     }
 }
 

@@ -7,8 +7,13 @@ use std::sync::{Condvar, Mutex, PoisonError};
 /// Runs once the pages are dropped.
 pub type Dropped = Box<dyn FnOnce() + Send>;
 
+/// A directory and a name in it.
+pub type NameIn = (u64, Box<[u8]>);
+
 #[derive(Default)]
 struct State {
+    /// Names that lead to an inode and are to be looked up again.
+    names: BTreeMap<u64, Vec<NameIn>>,
     wanted: BTreeMap<u64, Vec<Dropped>>,
     is_over: bool,
 }
@@ -39,6 +44,16 @@ impl Invalidations {
         self.changed.notify_one();
     }
 
+    /// When the inode comes, the kernel is to look this name of it up again, too. To be asked for before the inode.
+    pub fn ask_name(&self, ino: u64, name: NameIn) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).names.entry(ino).or_default().push(name);
+    }
+
+    /// Takes the names of the inode that `next` gave.
+    pub fn names_of(&self, ino: u64) -> Vec<NameIn> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).names.remove(&ino).unwrap_or_default()
+    }
+
     /// Waits for the next inode, with what is to be run after it; `None` when the mount is over.
     pub fn next(&self) -> Option<(u64, Vec<Dropped>)> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,6 +73,7 @@ impl Invalidations {
         let left = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.is_over = true;
+            state.names.clear();
             std::mem::take(&mut state.wanted)
         };
         self.changed.notify_all();

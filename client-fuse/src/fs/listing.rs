@@ -177,7 +177,8 @@ impl Fs {
             }
         };
         let told = attr.filter(|_| filling.plus);
-        let ttl = told.map(|attr| tables.tell(ino, attr.kind, Some(parent), listed.asked, now)).unwrap_or_default();
+        let name = (parent, entry.name.as_bytes());
+        let ttl = told.map(|attr| tables.tell(ino, attr.kind, Some(name), listed.asked, now)).unwrap_or_default();
         let item = Item {
             ino,
             offset: listed.offset,

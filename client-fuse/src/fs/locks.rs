@@ -7,6 +7,7 @@
 //! the directory holds no longer from the first lock on (see `tables`).
 
 use super::{Fs, Reply, lock};
+use crate::tables::ToldFile;
 use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::Range;
 use brickfs_common::errno::Errno;
@@ -125,12 +126,15 @@ impl Fs {
     }
 
     /// Has the kernel drop what it knows of these files, then of the locked one, and tells who has got the lock.
-    fn take_back(self: &Arc<Self>, mut others: Vec<u64>, locked: u64, done: Reply<()>) {
+    fn take_back(self: &Arc<Self>, mut others: Vec<ToldFile>, locked: u64, done: Reply<()>) {
         let Some(other) = others.pop() else {
             return self.invalidations.ask_and(locked, Box::new(move || done(Ok(()))));
         };
+        if let Some(name) = other.name {
+            self.invalidations.ask_name(other.ino, (other.parent, name));
+        }
         let fs = self.clone();
-        self.invalidations.ask_and(other, Box::new(move || fs.take_back(others, locked, done)));
+        self.invalidations.ask_and(other.ino, Box::new(move || fs.take_back(others, locked, done)));
     }
 
     /// The first lock that is in the way of one.

@@ -215,7 +215,7 @@ impl Fs {
         let mut tables = lock(&self.tables);
         let key = tables.key(parent, name);
         let ino = tables.enter(key, &attr, asked);
-        let ttl = tables.tell(ino, attr.kind, Some(parent), asked, now);
+        let ttl = tables.tell(ino, attr.kind, Some((parent, name)), asked, now);
         Told { ino, ttl, attr }
     }
 

@@ -30,6 +30,7 @@ pub use known_dirs::Outcome;
 use names::Dentries;
 pub use names::DentryKey;
 use std::time::{Duration, Instant};
+pub use told::ToldFile;
 use told::ToldFiles;
 
 /// When a question was asked: what its answer says held at that time or later.
@@ -78,27 +79,29 @@ impl Tables {
         self.ttl.saturating_sub(now.saturating_duration_since(asked.at))
     }
 
-    /// The kernel is about to be told of an object: for how long what was answered to a question holds. `parent` is the
-    /// directory of the name that led to it, if one did.
-    pub fn tell(&mut self, ino: u64, kind: Kind, parent: Option<u64>, asked: Asked, now: Instant) -> Duration {
+    /// The kernel is about to be told of an object: for how long what was answered to a question holds. `name` led to it,
+    /// if one did.
+    pub fn tell(&mut self, ino: u64, kind: Kind, name: Option<(u64, &[u8])>, asked: Asked, now: Instant) -> Duration {
         let ttl = self.remaining(asked, now);
-        let name = || self.inodes.get(ino).and_then(|inode| inode.name()).map(|name| name.parent);
-        let Some(parent) = parent.or_else(name).filter(|_| kind != Kind::Directory && !ttl.is_zero()) else {
-            return ttl;
-        };
+        let parent = name.map(|(parent, _)| parent).or_else(|| self.parent(ino));
+        let Some(parent) = parent.filter(|_| kind != Kind::Directory && !ttl.is_zero()) else { return ttl };
         if self.is_beside_locks(ino, parent) {
             return Duration::ZERO;
         }
-        self.told.note(parent, ino, now, self.ttl);
+        let name = name.map(|(_, name)| name.into());
+        self.told.note(ToldFile { parent, ino, name }, now, self.ttl);
         ttl
+    }
+
+    fn parent(&self, ino: u64) -> Option<u64> {
+        self.inodes.get(ino).and_then(|inode| inode.name()).map(|name| name.parent)
     }
 
     /// Attributes that still hold, to tell the kernel, and for how long.
     pub fn tell_known(&mut self, ino: u64, now: Instant) -> Option<(Attr, Duration)> {
         let (attr, left) = self.fresh_attr(ino, now).map(|(attr, left)| (attr.clone(), left))?;
-        if let Some(name) = self.inodes.get(ino).and_then(|inode| inode.name()).filter(|_| attr.kind != Kind::Directory)
-        {
-            self.told.note(name.parent, ino, now, self.ttl);
+        if let Some(parent) = self.parent(ino).filter(|_| attr.kind != Kind::Directory) {
+            self.told.note(ToldFile { parent, ino, name: None }, now, self.ttl);
         }
         Some((attr, left))
     }
@@ -112,7 +115,7 @@ impl Tables {
 
     /// A file has been locked. Answers which other files of its directory the kernel was told of so lately that it must
     /// ask again.
-    pub fn locked(&mut self, ino: u64, now: Instant) -> Vec<u64> {
+    pub fn locked(&mut self, ino: u64, now: Instant) -> Vec<ToldFile> {
         let Some(file) = self.inodes.get_mut(ino) else { return Vec::new() };
         file.has_locks = true;
         let Some(parent) = file.name().map(|name| name.parent) else { return Vec::new() };
@@ -122,7 +125,7 @@ impl Tables {
         }
         self.known.forget(parent);
         let mut others = self.told.of_directory(parent, now, self.ttl);
-        others.retain(|other| *other != ino);
+        others.retain(|other| other.ino != ino);
         others
     }
 
@@ -199,7 +202,7 @@ impl Tables {
 
     /// Attributes that still hold, and for how long.
     fn fresh_attr(&self, ino: u64, now: Instant) -> Option<(&Attr, Duration)> {
-        let parent = self.inodes.get(ino).and_then(|inode| inode.name()).map(|name| name.parent);
+        let parent = self.parent(ino);
         let (attr, left) = self.attrs.get(ino, now)?;
         let holds = attr.kind == Kind::Directory || !parent.is_some_and(|parent| self.is_beside_locks(ino, parent));
         holds.then_some((attr, left))

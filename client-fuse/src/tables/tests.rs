@@ -156,12 +156,13 @@ fn where_files_are_locked_no_name_is_known_to_be_absent() {
     let (database, other) = (t.key(dir, b"database"), t.key(dir, b"other"));
     let ino = t.enter(database, &attr(8, Kind::File), asked);
     let other_ino = t.enter(other, &attr(7, Kind::File), asked);
-    assert!(!t.tell(other_ino, Kind::File, None, asked, asked.at).is_zero());
+    assert!(!t.tell(other_ino, Kind::File, Some((dir, b"other")), asked, asked.at).is_zero());
     assert!(t.lacks_name(t.key(dir, b"journal"), asked.at));
-    assert_eq!(t.locked(ino, asked.at), [other_ino]);
+    let taken_back = ToldFile { parent: dir, ino: other_ino, name: Some((*b"other").into()) };
+    assert_eq!(t.locked(ino, asked.at), [taken_back]);
     assert!(!t.lacks_name(t.key(dir, b"journal"), asked.at));
-    assert!(t.tell(other_ino, Kind::File, Some(dir), asked, asked.at).is_zero());
-    assert_eq!(t.locked(ino, asked.at), [0; 0], "the kernel was told of nothing since");
+    assert!(t.tell(other_ino, Kind::File, None, asked, asked.at).is_zero());
+    assert_eq!(t.locked(ino, asked.at), [], "the kernel was told of nothing since");
 }
 
 #[test]

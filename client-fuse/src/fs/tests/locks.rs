@@ -140,6 +140,7 @@ fn beside_a_locked_file_nothing_that_is_told_holds() {
     let answered = rig.lock(ino, handle, OWNER, Some(LockKind::Shared));
     rig.answer(done());
     rig.drop_pages(journal);
+    assert_eq!(rig.fs.invalidations.names_of(journal), [(ROOT, (*b"file8").into())]);
     assert!(!answered.is_there(), "what was told of the journal before might be used");
     rig.drop_pages(ino);
     assert_eq!(answered.take(), Ok(()));

@@ -78,8 +78,74 @@ fn whatever_shows_or_changes_size_data_or_times_waits() {
     };
     assert_eq!(ask(&rename(b"file7", b"new")), ["Rename"], "what moves");
     assert_eq!(ask(&rename(b"other", b"file7")), ["Rename"], "what is replaced");
+    let exchange = RenameFlags { exchange: true, ..flags };
+    assert_eq!(
+        ask(&move |r, _, _| drop(r.ask(|fs, a| fs.rename(ME, (ROOT, b"x"), (ROOT, b"file7"), exchange, a)))),
+        ["Rename"]
+    );
     assert_eq!(waits(&rename(b"other", b"new")).0, ["Write", "Rename"], "others do not wait");
     assert_eq!(waits(&|r, i, h| drop(r.ask(|fs, a| fs.read(ME, i, h, (5, 9), a)))).0, ["Write", "Read"]);
+}
+
+#[test]
+fn what_shows_or_changes_ctime_and_capabilities_waits() {
+    type Question = fn(&Rig, u64);
+    let questions: [(Question, &str); 4] = [
+        (|r, i| drop(r.ask(|fs, a| fs.set_xattr(ME, i, b"security.capability", Some((b"c", 0)), a))), "SetXattr"),
+        (|r, i| drop(r.ask(|fs, a| fs.set_xattr(ME, i, b"user.x", None, a))), "RemoveXattr"),
+        (|r, i| drop(r.ask(|fs, a| fs.get_xattr(ME, i, b"security.capability", a))), "GetXattr"),
+        (|r, i| drop(r.ask(|fs, a| fs.list_xattr(ME, i, a))), "ListXattr"),
+    ];
+    for (question, name) in questions {
+        let rig = Rig::new();
+        let found = rig.look_up(ROOT, "file7");
+        rig.answer(with(Attr { has_capability: true, ..attr(7, Kind::File, 0) }));
+        let ino = found.take().unwrap().ino;
+        let handle = rig.open_by_brick(ino, libc::O_RDWR);
+        rig.write(ino, handle, 0, b"hello").take().unwrap();
+        question(&rig, ino);
+        assert_eq!(rig.waiting(), ["Write"], "{name}");
+        rig.answer(written(5));
+        assert_eq!(rig.waiting(), [name]);
+    }
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    let value = rig.ask(|fs, a| fs.get_xattr(ME, ino, b"user.x", a));
+    assert_eq!((value.is_there(), rig.waiting().len()), (false, 2), "no write changes it");
+}
+
+#[test]
+fn names_of_a_file_that_is_not_known_to_have_one_name_wait() {
+    let rig = Rig::new();
+    let found = rig.look_up(ROOT, "file7");
+    rig.answer(with(Attr { nlink: 2, ..attr(7, Kind::File, 0) }));
+    let ino = found.take().unwrap().ino;
+    let handle = rig.open_by_brick(ino, libc::O_RDWR);
+    rig.write(ino, handle, 0, b"hello").take().unwrap();
+    let flags = RenameFlags::default();
+    let rename = rig.ask(|fs, a| fs.rename(ME, (ROOT, b"another"), (ROOT, b"and another"), flags, a));
+    assert_eq!(rig.waiting(), ["Write"], "one of the two may be its other name");
+    rig.answer(written(5));
+    assert_eq!((rename.is_there(), rig.waiting()), (false, vec!["Rename".to_owned()]));
+}
+
+#[test]
+fn an_error_waits_for_the_next_write_fsync_or_close_whatever_else_is_asked() {
+    let rig = Rig::new();
+    let (ino, handle) = rig.open_file(7);
+    rig.write(ino, handle, 0, b"1").take().unwrap();
+    rig.answer(refused(Errno::ENOSPC));
+    let truncate = rig.ask(|fs, a| fs.set_attr(ME, ino, Default::default(), a));
+    rig.answer(with(attr(7, Kind::File, 0)));
+    assert!(truncate.take().is_ok());
+    let read = rig.ask(|fs, a| fs.read(ME, ino, handle, (0, 1), a));
+    rig.answer(FopReply { result: Ok(Answer::Data(Default::default())), ..done() });
+    assert!(read.take().is_ok());
+    // Another descriptor, opened since, has nothing to report.
+    let later = rig.open(ino, libc::O_RDWR).take().unwrap().handle;
+    assert_eq!(rig.ask(|fs, a| fs.flush(ME, ino, (later, OWNER), a)).take(), Ok(()));
+    assert_eq!(rig.ask(|fs, a| fs.flush(ME, ino, (handle, OWNER), a)).take(), Err(Errno::ENOSPC));
 }
 
 #[test]
