@@ -43,7 +43,7 @@ fn header() -> CallHeader {
 
 fn reply(answer: Answer) -> FopReply {
     let (attr, parent) = (Some(attr()), Some(attr()));
-    FopReply { request: 1_000_000, result: Ok(answer), attr, parent, new_parent: None, descriptor: None }
+    FopReply { request: 1_000_000, result: Ok(answer), attr, parent, new_parent: None, descriptor: None, opened: false }
 }
 
 fn calls(c: &mut Criterion) {
