@@ -203,7 +203,9 @@ impl Outgoing {
         if let Some(call) = self.again.pop_front() {
             return Some(call);
         }
-        let is_bulk_s_turn = self.small.is_empty() || self.small_count >= SMALL_MAX;
+        // Bulk never overtakes: a small call before it may concern the same object.
+        let is_older = |small: &Call| self.bulk.calls.front().is_some_and(|bulk| bulk.request < small.request);
+        let is_bulk_s_turn = self.small.front().is_none_or(|small| self.small_count >= SMALL_MAX && is_older(small));
         if is_bulk_s_turn && self.bulk.may_go() {
             self.small_count = 0;
             return self.bulk.remove(0);
@@ -320,6 +322,17 @@ mod tests {
         (2..=3 + u64::from(SMALL_MAX)).for_each(|request| outgoing.push(about(request, 8)));
         let order = all_taken(&mut outgoing);
         assert_eq!(order.iter().position(|request| *request == 1), Some(SMALL_MAX as usize));
+    }
+
+    #[test] // PROTOCOL 32
+    fn bulk_overtakes_nothing_that_was_there_before() {
+        let mut outgoing = opened();
+        let before = 2 * u64::from(SMALL_MAX);
+        (1..=before).for_each(|request| outgoing.push(about(request, 7)));
+        outgoing.push(write(before + 1, 7));
+        outgoing.push(about(before + 2, 8));
+        let order = all_taken(&mut outgoing);
+        assert_eq!(order, (1..=before + 2).collect::<Vec<_>>());
     }
 
     #[test]

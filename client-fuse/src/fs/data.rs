@@ -161,6 +161,7 @@ impl Fs {
         self.submit(caller, Fop::Write { object, offset, data, flags }, move |fs, reply, asked| {
             fs.piece_answered(ino, id, reply, asked);
         });
+        lock(&self.writes).submitted(ino, id);
     }
 
     fn piece_answered(self: &Arc<Self>, ino: u64, id: PieceId, reply: FopReply, asked: Asked) {

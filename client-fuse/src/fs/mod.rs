@@ -173,8 +173,9 @@ impl Fs {
         pid: u32,
         then: impl FnOnce(&Arc<Fs>, Result<(), Errno>) + Send + 'static,
     ) {
-        let (actions, are_sent) = lock(&self.writes).send_queued(ino);
+        let actions = lock(&self.writes).send_queued(ino);
         self.perform(actions);
+        let are_sent = lock(&self.writes).is_sent(ino);
         if are_sent { then(self, Ok(())) } else { self.after_writes(ino, Range::ALL, pid, then) }
     }
 

@@ -224,13 +224,25 @@ impl<A> WriteQueues<A> {
         self.queues.keys().copied()
     }
 
-    /// Sends what the inode has queued as far as it may go now. True if nothing is left to be sent: what is submitted
-    /// after these actions is behind all of it on the stream.
-    pub fn send_queued(&mut self, ino: u64) -> (Vec<Action<A>>, bool) {
+    /// Sends what the inode has queued as far as it may go now.
+    pub fn send_queued(&mut self, ino: u64) -> Vec<Action<A>> {
         let mut actions = Vec::new();
-        let Some(queue) = self.queues.get_mut(&ino) else { return (actions, true) };
-        queue.send_all_ready(&mut actions);
-        (actions, queue.is_sent())
+        if let Some(queue) = self.queues.get_mut(&ino) {
+            queue.send_all_ready(&mut actions);
+        }
+        actions
+    }
+
+    /// A piece was put on the stream.
+    pub fn submitted(&mut self, ino: u64, id: PieceId) {
+        if let Some(queue) = self.queues.get_mut(&ino) {
+            queue.submitted(id);
+        }
+    }
+
+    /// Whether all that the inode has queued is on the stream: what is submitted from now on comes behind it.
+    pub fn is_sent(&self, ino: u64) -> bool {
+        self.queues.get(&ino).is_none_or(Queue::is_sent)
     }
 
     /// Sends small writes that are held back to be merged.

@@ -43,6 +43,8 @@ struct Flight<A> {
     number: u64,
     range: Range,
     bytes: usize,
+    /// The driver has put it on the stream.
+    is_submitted: bool,
     answer: Option<A>,
 }
 
@@ -98,9 +100,16 @@ impl<A> Queue<A> {
         self.flights.is_empty() && self.waiting.is_empty()
     }
 
-    /// Whether all of it is in flight.
+    /// Whether all of it is on the stream. Another thread may have a piece in hand.
     pub fn is_sent(&self) -> bool {
-        self.waiting.is_empty()
+        self.waiting.is_empty() && self.flights.values().all(|flight| flight.is_submitted)
+    }
+
+    /// A piece was put on the stream; it may have been answered already.
+    pub fn submitted(&mut self, id: PieceId) {
+        if let Some(flight) = self.flights.get_mut(&id.start).filter(|flight| flight.number == id.number) {
+            flight.is_submitted = true;
+        }
     }
 
     /// The descriptors that an error sticks to.
@@ -215,7 +224,13 @@ impl<A> Queue<A> {
 
     fn launch(&mut self, next: Waiting<A>) -> Piece {
         let id = PieceId { start: next.range.start, number: next.number };
-        let flight = Flight { number: next.number, range: next.range, bytes: next.data.len(), answer: next.answer };
+        let flight = Flight {
+            number: next.number,
+            range: next.range,
+            bytes: next.data.len(),
+            is_submitted: false,
+            answer: next.answer,
+        };
         let met = self.flights.insert(id.start, flight);
         assert!(met.is_none(), "overlapping writes are never in flight together (PROTOCOL 32)");
         Piece {

@@ -98,6 +98,36 @@ fn a_large_write_goes_in_pieces_where_it_should_and_counts_as_one() {
 }
 
 #[test] // PROTOCOL 32
+fn what_a_thread_still_has_in_hand_is_not_on_the_stream() {
+    let mut queues = WriteQueues::default();
+    let mut pieces = Vec::new();
+    for action in queues.push(write(1, 0, 10, "w"), Instant::now()) {
+        if let Action::Send(piece) = action {
+            pieces.push(piece);
+        }
+    }
+    queues.push(write(1, 10, 10, "held back"), Instant::now());
+    assert!(!queues.is_sent(INO));
+    queues.submitted(INO, pieces[0].id);
+    assert!(!queues.is_sent(INO), "one is held back");
+    let held: Vec<PieceId> = queues
+        .send_queued(INO)
+        .into_iter()
+        .filter_map(|action| match action {
+            Action::Send(piece) => Some(piece.id),
+            _ => None,
+        })
+        .collect();
+    assert!(held.len() == 1 && !queues.is_sent(INO), "it was taken and may not be on the stream");
+    queues.submitted(INO, held[0]);
+    assert!(queues.is_sent(INO));
+    queues.answered(INO, pieces[0].id, Ok(10));
+    queues.answered(INO, held[0], Ok(10));
+    queues.submitted(INO, held[0]);
+    assert!(queues.is_sent(INO) && !queues.is_busy(INO), "it was answered before the thread came to say so");
+}
+
+#[test] // PROTOCOL 32
 fn a_write_is_sent_before_its_caller_is_answered() {
     let mut queues = WriteQueues::default();
     let actions = queues.push(write(1, 0, 10, "w"), Instant::now());
