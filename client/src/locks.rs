@@ -184,7 +184,6 @@ mod tests {
     use super::*;
     use LockKind::{Exclusive, Shared};
     use brickfs_common::errno::Errno;
-    use brickfs_common::fop::Answer;
     use brickfs_common::ids::SetId;
 
     const OBJECT: ObjectRef = ObjectRef { gfid: Gfid([1; 16]), home: SetId(0) };
@@ -200,15 +199,7 @@ mod tests {
     }
 
     fn done(request: u64) -> FopReply {
-        FopReply {
-            request,
-            result: Ok(Answer::Done),
-            attr: None,
-            parent: None,
-            new_parent: None,
-            descriptor: None,
-            opened: false,
-        }
+        FopReply::done(request)
     }
 
     fn announced(held: &mut HeldLocks) -> Vec<(u64, u64, LockKind)> {

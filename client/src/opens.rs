@@ -113,7 +113,6 @@ mod tests {
     use super::*;
     use brickfs_common::attr::{Attr, Kind, Timestamp};
     use brickfs_common::errno::Errno;
-    use brickfs_common::fop::Answer;
     use brickfs_common::ids::SetId;
 
     fn object(n: u8) -> ObjectRef {
@@ -121,15 +120,7 @@ mod tests {
     }
 
     fn done(request: u64) -> FopReply {
-        FopReply {
-            request,
-            result: Ok(Answer::Done),
-            attr: None,
-            parent: None,
-            new_parent: None,
-            descriptor: None,
-            opened: false,
-        }
+        FopReply::done(request)
     }
 
     #[test] // PROTOCOL 16

@@ -356,17 +356,22 @@ impl PartialEq for Descriptor {
 impl Eq for Descriptor {}
 
 impl FopReply {
-    /// A reply that failed.
-    pub fn failed(request: u64, errno: Errno) -> FopReply {
+    /// A reply that the operation is done, with nothing else to say.
+    pub fn done(request: u64) -> FopReply {
         FopReply {
             request,
-            result: Err(errno),
+            result: Ok(Answer::Done),
             attr: None,
             parent: None,
             new_parent: None,
             descriptor: None,
             opened: false,
         }
+    }
+
+    /// A reply that failed.
+    pub fn failed(request: u64, errno: Errno) -> FopReply {
+        FopReply { result: Err(errno), ..FopReply::done(request) }
     }
 }
 

@@ -121,15 +121,7 @@ fn root_attr(change: u64) -> Attr {
 }
 
 fn done() -> FopReply {
-    FopReply {
-        request: 0,
-        result: Ok(Answer::Done),
-        attr: None,
-        parent: None,
-        new_parent: None,
-        descriptor: None,
-        opened: false,
-    }
+    FopReply::done(0)
 }
 
 fn with(attr: Attr) -> FopReply {

@@ -327,15 +327,7 @@ impl Ask {
 
 /// A reply without attributes.
 fn done(request: u64) -> FopReply {
-    FopReply {
-        request,
-        result: Ok(Answer::Done),
-        attr: None,
-        parent: None,
-        new_parent: None,
-        descriptor: None,
-        opened: false,
-    }
+    FopReply::done(request)
 }
 
 /// An object as outcomes carry it.
