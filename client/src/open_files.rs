@@ -10,6 +10,12 @@ const OPEN_FILES: u64 = 1 << 20;
 /// The kernel's table of descriptors is made for this many at once (8 bytes each); above it it doubles.
 const TABLE: u64 = 1 << 16;
 
+/// Open files that caches may hold together: a quarter of what the process may have is left for everything else.
+pub fn for_caches() -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILES);
+    usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX)
+}
+
 /// Raises the limit of open files, and has the table of descriptors made in one go. Called before there are
 /// threads: where several share the table, each doubling of it stops whoever opens a file until all CPUs
 /// have passed an RCU grace period (`expand_fdtable`), 15 ms and more.

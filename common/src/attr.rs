@@ -108,6 +108,59 @@ pub struct SetAttr {
     pub kill_suidgid: bool,
 }
 
+impl SetAttr {
+    /// The one change that does what this and then `later` do; `None` if there is none. A change of owner takes setuid
+    /// and setgid away, so that only a mode without them may come before it.
+    pub fn followed_by(&self, later: &SetAttr) -> Option<SetAttr> {
+        let has_size = self.size.is_some() || later.size.is_some();
+        let changes_owner = later.uid.is_some() || later.gid.is_some();
+        let loses_bits =
+            changes_owner && later.perm.is_none() && self.perm.is_some_and(|perm| perm & SETUID_SETGID != 0);
+        if has_size || loses_bits {
+            return None;
+        }
+        Some(SetAttr {
+            perm: later.perm.or(self.perm),
+            uid: later.uid.or(self.uid),
+            gid: later.gid.or(self.gid),
+            size: None,
+            atime: later.atime.or(self.atime),
+            mtime: later.mtime.or(self.mtime),
+            kill_suidgid: self.kill_suidgid || later.kill_suidgid,
+        })
+    }
+
+    /// What a file's attributes are after it, as far as that can be told without the server: not its ctime, and not
+    /// times that the server's clock gives.
+    pub fn applied_to(&self, attr: &Attr) -> Attr {
+        let changes_owner = self.uid.is_some() || self.gid.is_some();
+        let kept = if changes_owner { without_suidgid(attr.perm).unwrap_or(attr.perm) } else { attr.perm };
+        let given = |time: Option<SetTime>, old: Timestamp| match time {
+            Some(SetTime::At(time)) => time,
+            Some(SetTime::Now) | None => old,
+        };
+        Attr {
+            perm: self.perm.unwrap_or(kept),
+            uid: self.uid.unwrap_or(attr.uid),
+            gid: self.gid.unwrap_or(attr.gid),
+            atime: given(self.atime, attr.atime),
+            mtime: given(self.mtime, attr.mtime),
+            ..attr.clone()
+        }
+    }
+}
+
+/// S_ISUID and S_ISGID.
+const SETUID_SETGID: u32 = 0o6000;
+
+/// Permission bits without setuid, and without setgid where it means "run as group" (the group may
+/// execute); `None` if nothing changes.
+pub fn without_suidgid(perm: u32) -> Option<u32> {
+    let setgid = if perm & 0o010 != 0 { 0o2000 } else { 0 };
+    let kept = perm & !(0o4000 | setgid);
+    (kept != perm).then_some(kept)
+}
+
 /// A time to set: a given one, or the server's clock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SetTime {
@@ -144,5 +197,30 @@ mod tests {
             assert_eq!(Kind::from_mode(kind.mode_bits() | 0o7777), Some(kind));
         }
         assert_eq!(Kind::from_mode(0o777), None);
+    }
+
+    fn perm(perm: u32) -> SetAttr {
+        SetAttr { perm: Some(perm), ..SetAttr::default() }
+    }
+
+    const OWNER: SetAttr =
+        SetAttr { uid: Some(5), gid: Some(6), perm: None, size: None, atime: None, mtime: None, kill_suidgid: false };
+
+    #[test]
+    fn changes_are_merged_unless_their_order_shows() {
+        let times = SetAttr { mtime: Some(SetTime::At(Timestamp { sec: 9, nsec: 1 })), ..SetAttr::default() };
+        let all = times.followed_by(&OWNER).and_then(|set| set.followed_by(&perm(0o4755)));
+        assert_eq!(all, Some(SetAttr { perm: Some(0o4755), mtime: times.mtime, ..OWNER }), "as tar asks for them");
+        assert_eq!(perm(0o644).followed_by(&OWNER), Some(SetAttr { perm: Some(0o644), ..OWNER }));
+        assert_eq!(perm(0o4755).followed_by(&OWNER), None, "the owner's change takes setuid away");
+        assert_eq!(perm(0o600).followed_by(&perm(0o644)), Some(perm(0o644)), "the later one wins");
+        let cut = SetAttr { size: Some(0), ..SetAttr::default() };
+        assert_eq!((cut.followed_by(&times), times.followed_by(&cut)), (None, None));
+    }
+
+    #[test]
+    fn setuid_and_setgid_go_with_the_owner() {
+        assert_eq!(without_suidgid(0o6755), Some(0o755));
+        assert_eq!(without_suidgid(0o2644), None, "without execution by the group it means locking");
     }
 }

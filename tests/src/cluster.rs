@@ -203,11 +203,25 @@ impl Cluster {
     /// Starts `brickd` again as the playground does, and waits until it accepts connections. Starts no other process:
     /// see [`Launcher`].
     pub fn start_brickd(&mut self) -> anyhow::Result<()> {
+        self.start_brickd_by(&[])
+    }
+
+    /// The same, with at most so many files open at once, which `brickd` cannot raise.
+    pub fn start_brickd_with_open_files(&mut self, most: u32) -> anyhow::Result<()> {
+        let limit = format!("--nofile={most}:{most}");
+        let words = ["setpriv", "--bounding-set", "-sys_resource", "--inh-caps", "-sys_resource", "prlimit", &limit];
+        self.start_brickd_by(&words.map(Path::new))
+    }
+
+    /// Starts it by a program that ends in being it.
+    fn start_brickd_by(&mut self, words_before: &[&Path]) -> anyhow::Result<()> {
         let (node, socket) = (self.dir.join(NODE), self.socket());
         let (state, log) = (node.join("state"), node.join("brickd.log"));
         let words = ["--state", "--socket", "--node-name", NODE].map(Path::new);
-        let args = [words[0], &state, words[1], &socket, words[2], words[3]];
-        let pid = self.launcher.launch(&program("brickd")?, &args, &log)?;
+        let brickd = program("brickd")?;
+        let mut line = words_before.to_vec();
+        line.extend([&brickd, words[0], &state, words[1], &socket, words[2], words[3]]);
+        let pid = self.launcher.launch(&line, &log)?;
         self.brickd = Some(Process::open(pid)?);
         self.note_pid(pid)?;
         eventually_ok("brickd answers", READY_TIMEOUT, || {

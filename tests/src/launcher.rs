@@ -28,11 +28,8 @@ impl Launcher {
     }
 
     /// Starts a program whose output is appended to `log`; gives its process number.
-    pub fn launch(&mut self, program: &Path, args: &[&Path], log: &Path) -> anyhow::Result<u32> {
-        let mut words = vec![quote(program)?];
-        for arg in args {
-            words.push(quote(arg)?);
-        }
+    pub fn launch(&mut self, line: &[&Path], log: &Path) -> anyhow::Result<u32> {
+        let words = line.iter().map(|word| quote(word)).collect::<anyhow::Result<Vec<_>>>()?;
         let line = format!("exec {} </dev/null >>{} 2>&1\n", words.join(" "), quote(log)?);
         self.lines.as_mut().context("the launcher has ended")?.write_all(line.as_bytes())?;
         let mut pid = String::new();

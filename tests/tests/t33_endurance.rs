@@ -11,7 +11,7 @@ use brickfs_tests::eventually::eventually_ok;
 use brickfs_tests::memory::{Taken, drop_kernel_caches};
 use brickfs_tests::mixed;
 use brickfs_tests::mount::Mount;
-use brickfs_tests::needs::{MOUNT, is_soak};
+use brickfs_tests::needs::{MOUNT, Need, is_soak};
 use brickfs_tests::run::shell;
 use rustix::process::Signal;
 use std::fs;
@@ -157,5 +157,36 @@ fn operations_of_every_kind_leave_nothing_behind() {
             })?;
         }
         mount.unmount()
+    });
+}
+
+/// What the caches of four bricks would hold is six times what `brickd` may have open here.
+#[test]
+fn few_open_files_are_enough_for_many_files_and_directories() {
+    const OPEN_FILES: u32 = 1024;
+    let needs: Vec<Need> = MOUNT.iter().copied().chain([Need::Program("setpriv"), Need::Program("prlimit")]).collect();
+    case(&needs, |case| {
+        let mut cluster = Cluster::in_memory(case)?;
+        cluster.stop_brickd()?;
+        cluster.start_brickd_with_open_files(OPEN_FILES)?;
+        let pid = cluster.brickd()?.pid();
+        let limits = format!("/proc/{pid}/limits");
+        let limits = fs::read_to_string(&limits).at(&limits)?;
+        let has_limit = |line: &str| line.starts_with("Max open files") && line.contains(&format!(" {OPEN_FILES} "));
+        ensure!(limits.lines().any(has_limit), "{limits}");
+        for number in 0..1500 {
+            let directory = cluster.mount().join(number.to_string());
+            fs::create_dir(&directory).at(&directory)?;
+            let path = directory.join("file");
+            fs::write(&path, number.to_string()).at(&path)?;
+        }
+        let open = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        ensure!((OPEN_FILES as usize / 2..OPEN_FILES as usize).contains(&open), "{open} files are open");
+        cluster.remount()?;
+        for number in 0..1500 {
+            let path = cluster.mount().join(format!("{number}/file"));
+            ensure!(fs::read_to_string(&path).at(&path)? == number.to_string(), "{}", path.display());
+        }
+        Ok(())
     });
 }

@@ -2,13 +2,13 @@
 
 use super::{Asked, Fs, Reply, Told, lock};
 use brickfs_client::volume::Caller;
-use brickfs_client::write_behind::Range;
+use brickfs_client::write_behind::{Change, Range};
 use brickfs_common::attr::{SetAttr, StatFs};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What a write takes away.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -53,6 +53,9 @@ impl Fs {
 
     /// Changes attributes.
     pub fn set_attr(self: &Arc<Self>, caller: Caller, ino: u64, set: SetAttr, done: Reply<Told>) {
+        if let Some(told) = self.set_made(caller, ino, set) {
+            return done(Ok(told));
+        }
         let then = move |fs: &Arc<Fs>, waited: Result<(), Errno>| {
             let object = match waited.and_then(|()| fs.object(ino)) {
                 Ok(object) => object,
@@ -68,6 +71,23 @@ impl Fs {
             Some(_) => self.after_writes(ino, Range::ALL, caller.pid, then),
             None => self.behind_writes(ino, caller.pid, then),
         }
+    }
+
+    /// Changes owner, mode or times of a file that this mount has made and that is being written still, through its
+    /// write-behind queue: an error is reported by the close, as a write's is. What is told holds for no time, for only
+    /// the brick knows the ctime.
+    fn set_made(self: &Arc<Self>, caller: Caller, ino: u64, set: SetAttr) -> Option<Told> {
+        if set.size.is_some() {
+            return None;
+        }
+        let (object, handle, attr) = lock(&self.tables).set_made(ino, caller.uid, &set)?;
+        let actions = lock(&self.writes).change(Change { ino, handle, object, caller, set });
+        let Some(actions) = actions else {
+            lock(&self.tables).changed(ino); // no room: it is asked for
+            return None;
+        };
+        self.perform(actions);
+        Some(Told { ino, attr, ttl: Duration::ZERO })
     }
 
     /// The target of a symbolic link.

@@ -4,7 +4,9 @@ use super::attrs::data_of;
 use super::{Asked, Fs, Reply, lock};
 use crate::local_file::LocalFile;
 use brickfs_client::volume::Caller;
-use brickfs_client::write_behind::{Action, Answered, CROWDED_PIECE_BYTES, Piece, PieceId, Range, Write};
+use brickfs_client::write_behind::{
+    Action, Answered, CROWDED_PIECE_BYTES, Change, Piece, PieceId, Range, Setting, Write,
+};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, Fop, FopReply, ObjectRef, PIECE_BYTES, WriteFlags};
 use bytes::Bytes;
@@ -86,7 +88,7 @@ impl Fs {
         if let Some(data) = local.as_ref().and_then(|local| local.read(offset, size as usize)) {
             return done(Ok(data));
         }
-        let wants_descriptor = local.is_none();
+        let wants_descriptor = local.is_none() && lock(&self.holds).has_room_for_files();
         let fop = Fop::Read { object, offset, size, wants_descriptor };
         self.submit(caller, fop, move |fs, mut reply, _| {
             fs.keep_file(&object, &mut reply);
@@ -134,10 +136,14 @@ impl Fs {
             answered: if is_through { Answered::Done } else { Answered::Queued },
             answer: done,
         };
-        let ino = write.ino;
+        let (ino, end) = (write.ino, write.offset.saturating_add(write.data.len() as u64));
         let actions = writes.push(write, Instant::now());
         drop(writes);
-        lock(&self.tables).changed(ino);
+        if is_through {
+            lock(&self.tables).changed(ino)
+        } else {
+            lock(&self.tables).wrote(ino, end)
+        }
         self.perform(actions);
     }
 
@@ -149,19 +155,37 @@ impl Fs {
                 Action::Send(piece) if self.is_cut_off(piece.handle) => {
                     actions.extend(lock(&self.writes).answered(piece.ino, piece.id, Err(Errno::EIO)));
                 }
-                Action::Send(piece) => self.send(piece),
+                Action::Send(piece) => actions.extend(self.send(piece)),
+                Action::Set(Setting { number, change }) if self.is_cut_off(change.handle) => {
+                    actions.extend(lock(&self.writes).set(change.ino, number, Err(Errno::EIO)));
+                }
+                Action::Set(setting) => actions.extend(self.send_change(setting)),
                 Action::Answer(answer, result) => answer(result),
                 Action::Invalidate(ino) => self.invalidations.ask(ino),
             }
         }
     }
 
-    fn send(self: &Arc<Self>, piece: Piece) {
+    fn send(self: &Arc<Self>, piece: Piece) -> Vec<Action<Reply<u32>>> {
         let Piece { ino, id, object, caller, offset, data, flags, .. } = piece;
         self.submit(caller, Fop::Write { object, offset, data, flags }, move |fs, reply, asked| {
             fs.piece_answered(ino, id, reply, asked);
         });
-        lock(&self.writes).submitted(ino, id);
+        lock(&self.writes).submitted(ino, id)
+    }
+
+    fn send_change(self: &Arc<Self>, Setting { number, change }: Setting) -> Vec<Action<Reply<u32>>> {
+        let Change { ino, object, caller, set, .. } = change;
+        self.submit(caller, Fop::SetAttr { object, set }, move |fs, reply, asked| {
+            let result = reply.result.map(|_| ());
+            let actions = lock(&fs.writes).set(ino, number, result);
+            match reply.attr {
+                Some(attr) if result.is_ok() => fs.learn(Some(&attr), asked),
+                _ => lock(&fs.tables).changed(ino),
+            }
+            fs.perform(actions);
+        });
+        lock(&self.writes).set_submitted(ino, number)
     }
 
     fn piece_answered(self: &Arc<Self>, ino: u64, id: PieceId, reply: FopReply, asked: Asked) {
@@ -174,6 +198,7 @@ impl Fs {
         match reply.attr {
             // Decided with the write, and nothing else is on its way.
             Some(attr) if result.is_ok() => self.learn(Some(&attr), asked),
+            _ if result.is_ok() => lock(&self.tables).wrote(ino, 0),
             _ => lock(&self.tables).changed(ino),
         }
         self.perform(actions);

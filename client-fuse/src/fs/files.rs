@@ -61,7 +61,8 @@ impl Fs {
     ) {
         let truncate = flags & libc::O_TRUNC != 0;
         let writes = flags & libc::O_ACCMODE != libc::O_RDONLY;
-        let wants_descriptor = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let wants_descriptor = reads && lock(&self.holds).has_room_for_files();
         let fop = Fop::Open { object, truncate, writes, wants_descriptor };
         self.submit(caller, fop, move |fs, mut reply, asked| match reply.result {
             Ok(_) => {
@@ -133,7 +134,13 @@ impl Fs {
         }
         let fs = self.clone();
         let with_handle = move |told: Result<Told, Errno>| match (told, object) {
-            (Ok(told), Some(object)) => done(Ok((told, fs.opened(object, flags)))),
+            (Ok(told), Some(object)) => {
+                let opened = fs.opened(object, flags);
+                if opened.is_write_behind() {
+                    lock(&fs.tables).made_file(told.ino, opened.handle, told.attr.clone());
+                }
+                done(Ok((told, opened)));
+            }
             (Ok(_), None) => done(Err(Errno::EIO)),
             (Err(errno), object) => {
                 if let Some(object) = object {
@@ -190,6 +197,7 @@ impl Fs {
         let Some(file) = lock(&self.files).get(handle) else { return };
         self.after_writes(ino, Range::ALL, 0, move |fs, _| {
             lock(&fs.files).close(handle);
+            lock(&fs.tables).closed(ino, handle);
             if let Some(errno) = lock(&fs.writes).forget_handle(ino, handle) {
                 tracing::error!(gfid = %file.object.gfid, "a write failed and nobody was left to be told: {errno}");
             }

@@ -24,9 +24,9 @@ use crate::tables::handles::{Handles, OpenFile};
 use crate::tables::holds::{Holds, Releases};
 use crate::tables::{Asked, Tables};
 use backend::Backend;
-use brickfs_client::signals;
 use brickfs_client::volume::Caller;
 use brickfs_client::write_behind::{Range, Waiter, WriteQueues};
+use brickfs_client::{open_files, signals};
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, FopReply, ObjectRef};
@@ -70,6 +70,14 @@ pub struct Opened {
     pub is_read_only: bool,
 }
 
+impl Opened {
+    /// Whether what is written through it goes into the write-behind queue.
+    fn is_write_behind(&self) -> bool {
+        let OpenFile { append, direct, sync, is_cut_off, .. } = self.file;
+        !(self.is_read_only || append || direct || sync || is_cut_off)
+    }
+}
+
 /// Answers a question. Runs once, on any thread, and must not block.
 pub type Reply<T> = Box<dyn FnOnce(Result<T, Errno>) + Send>;
 
@@ -106,7 +114,7 @@ impl Fs {
             backend: Box::new(backend),
             tables: Mutex::new(Tables::new(root, timeout)),
             files: Mutex::default(),
-            holds: Mutex::new(Holds::new(timeout)),
+            holds: Mutex::new(Holds::new(timeout, open_files::for_caches())),
             dirs: Mutex::default(),
             writes: Mutex::default(),
             lock_owners: Mutex::default(),
@@ -263,7 +271,7 @@ impl Fs {
 
     /// Sizes of what this mount remembers, for the log and tests.
     pub fn counts(&self) -> Vec<(&'static str, usize)> {
-        let [inodes, names, attrs, known_names] = lock(&self.tables).counts();
+        let [inodes, names, attrs, known_names, made] = lock(&self.tables).counts();
         let (files, dirs) = (lock(&self.files).len(), lock(&self.dirs).len());
         let (open, busy) = (lock(&self.holds).len(), lock(&self.writes).busy().count());
         vec![
@@ -271,6 +279,7 @@ impl Fs {
             ("names", names),
             ("attrs", attrs),
             ("known_names", known_names),
+            ("made", made),
             ("files", files),
             ("dirs", dirs),
             ("open", open),

@@ -37,15 +37,19 @@ pub struct Holds {
     /// and closed again since.
     idle: VecDeque<(Gfid, Instant)>,
     hold: Duration,
+    /// Files of bricks that are kept, and may be: each is an open file of this process.
+    local_count: usize,
+    local_max: usize,
 }
 
 /// Releases to send: an object, and how often the brick counts it as open.
 pub type Releases = Vec<(ObjectRef, u32)>;
 
 impl Holds {
-    /// Nothing is open. Objects are held for `hold` after the last close; zero: not at all.
-    pub fn new(hold: Duration) -> Holds {
-        Holds { held: HashMap::new(), idle: VecDeque::new(), hold }
+    /// Nothing is open. Objects are held for `hold` after the last close; zero: not at all. Of at most `local_max`
+    /// objects the brick's file is kept.
+    pub fn new(hold: Duration, local_max: usize) -> Holds {
+        Holds { held: HashMap::new(), idle: VecDeque::new(), hold, local_count: 0, local_max }
     }
 
     /// Whether one more object may be opened.
@@ -81,9 +85,19 @@ impl Holds {
 
     /// The brick has passed the object's file. It is kept for as long as the object is.
     pub fn keep_file(&mut self, gfid: &Gfid, local: LocalFile) {
-        if let Some(held) = self.held.get_mut(gfid) {
+        let has_room = self.has_room_for_files();
+        let Some(held) = self.held.get_mut(gfid) else { return };
+        if held.local.is_some() {
             held.local = Some(Arc::new(local));
+        } else if has_room {
+            held.local = Some(Arc::new(local));
+            self.local_count += 1;
         }
+    }
+
+    /// Whether another brick's file would be kept.
+    pub fn has_room_for_files(&self) -> bool {
+        self.local_count < self.local_max
     }
 
     /// The brick's file of an object, as passed over this session.
@@ -142,6 +156,7 @@ impl Holds {
         match self.held.get(gfid) {
             Some(held) if held.idle_since.is_some() => {
                 let released = (held.object, held.brick_opens);
+                self.local_count -= usize::from(held.local.is_some());
                 self.held.remove(gfid);
                 vec![released]
             }
@@ -168,6 +183,7 @@ impl Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brickfs_common::fop::Descriptor;
     use brickfs_common::ids::SetId;
 
     const HOLD: Duration = Duration::from_secs(1);
@@ -180,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_held_is_opened_again_without_asking() {
-        let (mut holds, now, a) = (Holds::new(HOLD), Instant::now(), object(1));
+        let (mut holds, now, a) = (Holds::new(HOLD, 10), Instant::now(), object(1));
         assert!(!holds.open_again(&a.gfid));
         holds.opened(a);
         assert!(holds.open_again(&a.gfid));
@@ -196,22 +212,39 @@ mod tests {
 
     #[test]
     fn a_release_is_owed_for_each_open_of_the_brick() {
-        let (mut holds, now, a) = (Holds::new(HOLD), Instant::now(), object(1));
+        let (mut holds, now, a) = (Holds::new(HOLD, 10), Instant::now(), object(1));
         holds.opened(a);
         holds.opened(a);
         holds.closed(&a.gfid, now);
         holds.closed(&a.gfid, now);
         assert_eq!(holds.take_idle_object(&a.gfid), [(a, 2)]);
         assert!(holds.take_idle().is_empty());
-        let mut strict = Holds::new(Duration::ZERO);
+        let mut strict = Holds::new(Duration::ZERO, 10);
         strict.opened(a);
         assert!(!strict.open_again(&a.gfid));
         assert_eq!(strict.closed(&a.gfid, now), [(a, 1)]);
     }
 
     #[test]
+    fn files_of_bricks_are_kept_up_to_a_bound() {
+        let (mut holds, now) = (Holds::new(HOLD, 10), Instant::now());
+        let file = || LocalFile::new(Descriptor(Arc::new(std::fs::File::open("/").unwrap().into())), 1);
+        for n in 0..12 {
+            holds.opened(object(n));
+            holds.keep_file(&object(n).gfid, file());
+            holds.keep_file(&object(n).gfid, file());
+        }
+        assert!(holds.local_file(&object(9).gfid, 1).is_some() && holds.local_file(&object(10).gfid, 1).is_none());
+        assert!(!holds.has_room_for_files());
+        holds.closed(&object(3).gfid, now);
+        assert_eq!(holds.take_idle().len(), 1);
+        holds.keep_file(&object(11).gfid, file());
+        assert!(holds.local_file(&object(11).gfid, 1).is_some());
+    }
+
+    #[test]
     fn what_is_held_is_bounded() {
-        let (mut holds, now) = (Holds::new(HOLD), Instant::now());
+        let (mut holds, now) = (Holds::new(HOLD, 10), Instant::now());
         let mut released = 0;
         for n in 0..IDLE_MAX as u16 + 10 {
             holds.opened(object(n));

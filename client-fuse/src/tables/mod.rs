@@ -16,17 +16,19 @@ pub mod handles;
 pub mod holds;
 mod inodes;
 mod known_dirs;
+mod made;
 mod names;
 mod told;
 
 use attrs::AttrCache;
-use brickfs_common::attr::{Attr, Kind};
+use brickfs_common::attr::{Attr, Kind, SetAttr};
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::Gfid;
 use habits::Habits;
 use inodes::InodeTable;
 use known_dirs::KnownDirs;
 pub use known_dirs::Outcome;
+use made::MadeFiles;
 use names::Dentries;
 pub use names::DentryKey;
 use std::time::{Duration, Instant};
@@ -49,6 +51,7 @@ pub struct Tables {
     known: KnownDirs,
     habits: Habits,
     told: ToldFiles,
+    made: MadeFiles,
     /// Counts own changes of objects.
     clock: u64,
     ttl: Duration,
@@ -64,6 +67,7 @@ impl Tables {
             known: KnownDirs::new(ttl),
             habits: Habits::default(),
             told: ToldFiles::default(),
+            made: MadeFiles::default(),
             clock: 0,
             ttl,
         }
@@ -193,6 +197,7 @@ impl Tables {
         // A file may change through a name that is not known here.
         let may_keep = attr.kind == Kind::Directory || (attr.nlink == 1 && inode.name().is_some());
         self.inodes.learn(ino, attr, asked);
+        self.made.learn(ino, attr);
         if may_keep {
             self.attrs.keep(ino, attr, asked.at + self.ttl, self.ttl);
         } else {
@@ -211,6 +216,41 @@ impl Tables {
     /// This mount is about to change an object, or has just been told that a change was made: whatever is
     /// known of its attributes no longer holds.
     pub fn changed(&mut self, ino: u64) {
+        self.made.forget(ino);
+        self.count_change(ino);
+    }
+
+    /// This mount's write-behind queue has taken bytes up to `end`.
+    pub fn wrote(&mut self, ino: u64, end: u64) {
+        self.made.wrote(ino, end);
+        self.count_change(ino);
+    }
+
+    /// This mount has made a file and opened it for writing.
+    pub fn made_file(&mut self, ino: u64, handle: u64, attr: Attr) {
+        if !self.ttl.is_zero() {
+            self.made.made(ino, handle, attr);
+        }
+    }
+
+    /// A file that this mount has made is about to be changed through its write-behind queue. Answers the object, the
+    /// descriptor that reports an error, and the attributes after it; `None` if the brick must be asked.
+    pub fn set_made(&mut self, ino: u64, uid: u32, set: &SetAttr) -> Option<(ObjectRef, u64, Attr)> {
+        let object = self.object(ino)?;
+        if self.parent(ino).is_none_or(|parent| self.is_beside_locks(ino, parent)) {
+            return None;
+        }
+        let (handle, attr) = self.made.set(ino, uid, set)?;
+        self.count_change(ino);
+        Some((object, handle, attr))
+    }
+
+    /// A descriptor is gone.
+    pub fn closed(&mut self, ino: u64, handle: u64) {
+        self.made.closed(ino, handle);
+    }
+
+    fn count_change(&mut self, ino: u64) {
         self.clock += 1;
         self.attrs.remove(ino);
         if let Some(inode) = self.inodes.get_mut(ino) {
@@ -231,7 +271,7 @@ impl Tables {
     pub fn lacks_xattr(&self, ino: u64, name: &[u8], now: Instant) -> bool {
         let (lacks_capability, lacks_acl) = self.inodes.lacks(ino, now, self.ttl);
         match name {
-            b"security.capability" => lacks_capability,
+            b"security.capability" => lacks_capability || self.made.lacks_capability(ino),
             b"system.posix_acl_access" | b"system.posix_acl_default" => lacks_acl,
             _ => false,
         }
@@ -316,15 +356,16 @@ impl Tables {
     pub fn forget(&mut self, ino: u64, count: u64) {
         let Some(inode) = self.inodes.forget(ino, count) else { return };
         self.attrs.remove(ino);
+        self.made.forget(ino);
         self.known.forget(ino);
         if let Some(key) = inode.name() {
             self.dentries.remove(key, ino);
         }
     }
 
-    /// Objects, names, kept attributes and names of known directories, for the log and tests.
-    pub fn counts(&self) -> [usize; 4] {
-        [self.inodes.len(), self.dentries.len(), self.attrs.len(), self.known.name_count()]
+    /// Objects, names, kept attributes, names of known directories and files just made, for the log and tests.
+    pub fn counts(&self) -> [usize; 5] {
+        [self.inodes.len(), self.dentries.len(), self.attrs.len(), self.known.name_count(), self.made.len()]
     }
 }
 

@@ -15,12 +15,17 @@
 //! The caller of a write is answered when it is queued, or, beyond the window, when there is room again.
 //! A write that must be answered with its own result (O_DIRECT, O_SYNC, O_APPEND, the kernel's writeback of
 //! mapped pages) is ordered here like any other, never merged and never held back.
+//!
+//! Owner, mode and times of a file that is being written may be changed through the queue as well (`changes.rs`): what
+//! unpacks or copies files sets all three of each before it closes it. What shows them, and the close, waits.
 
+mod changes;
 mod queue;
 #[cfg(test)]
 mod tests;
 
 use crate::volume::Caller;
+use brickfs_common::attr::SetAttr;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{ObjectRef, WriteFlags};
 use bytes::Bytes;
@@ -100,11 +105,37 @@ pub struct PieceId {
     number: u64,
 }
 
+/// A change of attributes that comes in. Its caller is answered when it is queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// The inode.
+    pub ino: u64,
+    /// The descriptor that an error sticks to.
+    pub handle: u64,
+    /// Whose attributes.
+    pub object: ObjectRef,
+    /// On whose behalf; nobody waits.
+    pub caller: Caller,
+    /// What changes; never the size.
+    pub set: SetAttr,
+}
+
+/// A change of attributes to send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Setting {
+    /// Tells the answer to this one from others.
+    pub number: u64,
+    /// The change.
+    pub change: Change,
+}
+
 /// What the driver has to do, in this order.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Action<A> {
     /// Send the piece; its answer goes into `WriteQueues::answered`.
     Send(Piece),
+    /// Send the change of attributes; its answer goes into `WriteQueues::set`.
+    Set(Setting),
     /// Answer a caller or waiter: bytes written (0 for a waiter), or an error.
     Answer(A, Result<u32, Errno>),
     /// A write that the kernel believes written has failed: its cached pages of the inode are wrong.
@@ -180,12 +211,39 @@ impl<A> WriteQueues<A> {
         actions
     }
 
+    /// Takes a change of attributes behind the writes of its inode; `None` if there is no room for it.
+    pub fn change(&mut self, change: Change) -> Option<Vec<Action<A>>> {
+        let ino = change.ino;
+        let queue = self.queues.entry(ino).or_insert_with(|| Queue::new(ino));
+        if queue.is_full() {
+            return None;
+        }
+        self.next_number += 1;
+        let mut actions = Vec::new();
+        queue.change(Change { caller: change.caller.unattended(), ..change }, self.next_number);
+        queue.send_ready(&mut actions);
+        Some(actions)
+    }
+
     /// A piece was answered.
     pub fn answered(&mut self, ino: u64, id: PieceId, result: Result<u32, Errno>) -> Vec<Action<A>> {
+        self.on_answer(ino, |queue, actions| queue.answered(id, result, actions))
+    }
+
+    /// A change of attributes was answered.
+    pub fn set(&mut self, ino: u64, number: u64, result: Result<(), Errno>) -> Vec<Action<A>> {
+        self.on_answer(ino, |queue, _| queue.set(number, result))
+    }
+
+    fn on_answer(
+        &mut self,
+        ino: u64,
+        take: impl FnOnce(&mut Queue<A>, &mut Vec<Action<A>>) -> Option<Errno>,
+    ) -> Vec<Action<A>> {
         let Some(queue) = self.queues.get_mut(&ino) else { return Vec::new() };
         let mut actions = Vec::new();
         let before = queue.bytes();
-        let failure = queue.answered(id, result, &mut actions);
+        let failure = take(queue, &mut actions);
         self.total_bytes = self.total_bytes + queue.bytes() - before;
         if let Some(errno) = failure {
             for handle in queue.handles() {
@@ -233,11 +291,25 @@ impl<A> WriteQueues<A> {
         actions
     }
 
-    /// A piece was put on the stream.
-    pub fn submitted(&mut self, ino: u64, id: PieceId) {
+    /// A piece was put on the stream: a change of attributes that waited for that may follow.
+    pub fn submitted(&mut self, ino: u64, id: PieceId) -> Vec<Action<A>> {
+        self.on_submitted(ino, |queue| queue.submitted(id))
+    }
+
+    /// A change of attributes was put on the stream: writes that came after it may follow.
+    pub fn set_submitted(&mut self, ino: u64, number: u64) -> Vec<Action<A>> {
+        self.on_submitted(ino, |queue| queue.set_submitted(number))
+    }
+
+    fn on_submitted(&mut self, ino: u64, note: impl FnOnce(&mut Queue<A>)) -> Vec<Action<A>> {
+        let mut actions = Vec::new();
         if let Some(queue) = self.queues.get_mut(&ino) {
-            queue.submitted(id);
+            note(queue);
+            if queue.has_change_or_waits_for_one() {
+                queue.send_ready(&mut actions);
+            }
         }
+        actions
     }
 
     /// Whether all that the inode has queued is on the stream: what is submitted from now on comes behind it.

@@ -1,6 +1,7 @@
 //! The queue of one inode: what waits, what is in flight, who waits for it.
 
-use super::{Action, Answered, Piece, PieceId, Range, WINDOW_BYTES, WINDOW_WRITES, Waiter, Write};
+use super::changes::Changes;
+use super::{Action, Answered, Change, Piece, PieceId, Range, WINDOW_BYTES, WINDOW_WRITES, Waiter, Write};
 use crate::volume::Caller;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{ObjectRef, PIECE_BYTES, WriteFlags};
@@ -63,6 +64,7 @@ pub struct Queue<A> {
     flights: BTreeMap<u64, Flight<A>>,
     /// In order of arrival.
     waiting: VecDeque<Waiting<A>>,
+    changes: Changes,
     withheld: VecDeque<Withheld<A>>,
     /// With the number of the first write that they do not wait for.
     waiters: Vec<(u64, Waiter<A>)>,
@@ -78,6 +80,7 @@ impl<A> Queue<A> {
             ino,
             flights: BTreeMap::new(),
             waiting: VecDeque::new(),
+            changes: Changes::default(),
             withheld: VecDeque::new(),
             waiters: Vec::new(),
             handles: Vec::new(),
@@ -92,17 +95,48 @@ impl<A> Queue<A> {
 
     /// Whether further writes are answered only when there is room.
     pub fn is_full(&self) -> bool {
-        self.bytes > WINDOW_BYTES || self.flights.len() + self.waiting.len() > WINDOW_WRITES
+        let count = self.flights.len() + self.waiting.len() + self.changes.count();
+        self.bytes > WINDOW_BYTES || count > WINDOW_WRITES
     }
 
     /// Whether nothing is left of it.
     pub fn is_empty(&self) -> bool {
-        self.flights.is_empty() && self.waiting.is_empty()
+        self.flights.is_empty() && self.waiting.is_empty() && self.changes.count() == 0
     }
 
     /// Whether all of it is on the stream. Another thread may have a piece in hand.
     pub fn is_sent(&self) -> bool {
-        self.waiting.is_empty() && self.flights.values().all(|flight| flight.is_submitted)
+        let none_waits = self.waiting.is_empty() && self.changes.next_number().is_none();
+        none_waits && self.are_flights_submitted() && self.changes.are_submitted()
+    }
+
+    fn are_flights_submitted(&self) -> bool {
+        self.flights.values().all(|flight| flight.is_submitted)
+    }
+
+    /// Queues a change of attributes.
+    pub fn change(&mut self, change: Change, number: u64) {
+        if !self.handles.contains(&change.handle) {
+            self.handles.push(change.handle);
+        }
+        let newest_write = self.waiting.back().map_or(0, |waiting| waiting.number);
+        let may_merge = self.changes.next_number().is_some_and(|number| newest_write < number);
+        self.changes.push(change, number, may_merge);
+    }
+
+    /// A change was put on the stream.
+    pub fn set_submitted(&mut self, number: u64) {
+        self.changes.submitted(number);
+    }
+
+    /// A change was answered; gives back the error that sticks to the descriptors.
+    pub fn set(&mut self, number: u64, result: Result<(), Errno>) -> Option<Errno> {
+        if self.changes.answered(number) { result.err() } else { None }
+    }
+
+    /// Whether something may have waited for a change, or a change for something, to be on the stream.
+    pub fn has_change_or_waits_for_one(&self) -> bool {
+        self.changes.count() > 0
     }
 
     /// A piece was put on the stream; it may have been answered already.
@@ -166,6 +200,9 @@ impl<A> Queue<A> {
     /// Puts the bytes of a write into the newest one that waits, where both are one range of the same
     /// descriptor. Nothing between them can be overtaken: it is the newest.
     fn merge(&mut self, write: &Write<A>) -> bool {
+        if self.changes.next_number().is_some() {
+            return false; // it came after that write
+        }
         let Some(last) = self.waiting.back_mut() else { return false };
         let is_same = last.answer.is_none()
             && last.handle == write.handle
@@ -209,9 +246,25 @@ impl<A> Queue<A> {
     }
 
     fn send(&mut self, may_hold: bool, actions: &mut Vec<Action<A>>) {
+        if !self.changes.are_submitted() {
+            return; // what follows a change must not overtake it on the way to the stream
+        }
+        self.send_writes(may_hold, self.changes.next_number().unwrap_or(u64::MAX), actions);
+        let Some(number) = self.changes.next_number() else { return };
+        let is_held = may_hold && self.waiting.is_empty() && (!self.flights.is_empty() || self.changes.is_any_out());
+        let is_next = self.waiting.front().is_none_or(|oldest| oldest.number > number) && self.are_flights_submitted();
+        if is_next && !is_held {
+            self.changes.launch(actions);
+        }
+    }
+
+    /// Sends writes of numbers below `end`.
+    fn send_writes(&mut self, may_hold: bool, end: u64, actions: &mut Vec<Action<A>>) {
         let mut index = 0;
-        while let Some(next) = self.waiting.get(index) {
-            let is_held = may_hold && next.follows && next.data.len() < HELD_BYTES && !self.flights.is_empty();
+        while let Some(next) = self.waiting.get(index).filter(|next| next.number < end) {
+            let is_followed = self.changes.next_number().is_some();
+            let is_held =
+                may_hold && next.follows && next.data.len() < HELD_BYTES && !self.flights.is_empty() && !is_followed; // nothing is merged into it any more
             let overlaps_older = || self.waiting.iter().take(index).any(|older| older.range.overlaps(&next.range));
             if is_held || self.conflicts(&next.range) || overlaps_older() {
                 index += 1;
@@ -264,7 +317,8 @@ impl<A> Queue<A> {
     /// Whether writes of numbers below `next_number` that touch the range are queued or in flight.
     pub fn is_busy(&self, range: &Range, next_number: u64) -> bool {
         let waits_for = |number: u64, touched: &Range| number < next_number && touched.overlaps(range);
-        self.flights.values().any(|flight| waits_for(flight.number, &flight.range))
+        (*range == Range::ALL && self.changes.is_busy(next_number))
+            || self.flights.values().any(|flight| waits_for(flight.number, &flight.range))
             || self.waiting.iter().any(|waiting| waits_for(waiting.number, &waiting.range))
     }
 

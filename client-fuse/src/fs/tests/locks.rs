@@ -9,7 +9,7 @@ fn locking(ino: u64, handle: u64, owner: u64, kind: Option<LockKind>) -> Locking
 }
 
 impl Rig {
-    fn lock(&self, ino: u64, handle: u64, owner: u64, kind: Option<LockKind>) -> Answered<()> {
+    pub(super) fn lock(&self, ino: u64, handle: u64, owner: u64, kind: Option<LockKind>) -> Answered<()> {
         self.ask(|fs, reply| fs.set_lock(ME, locking(ino, handle, owner, kind), reply))
     }
 

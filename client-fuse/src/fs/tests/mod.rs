@@ -4,6 +4,7 @@ mod caching;
 mod listing;
 mod local_reads;
 mod locks;
+mod made;
 mod opens;
 mod ranges;
 mod writes;

@@ -7,7 +7,7 @@ use crate::brick::effect::{CopyOf, Effect, Outcome, Step};
 use crate::brick::set::Asker;
 use crate::brick::store::BrickStore;
 use crate::brick::store::posix::PosixStore;
-use brickfs_common::attr::{Attr, Kind, SetAttr, SetTime, StatFs, Timestamp};
+use brickfs_common::attr::{Attr, Kind, SetAttr, SetTime, StatFs, Timestamp, without_suidgid};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, FopReply, ObjectRef};
 use brickfs_common::ids::{Gfid, SetId};
@@ -221,12 +221,4 @@ impl State<PosixStore> {
 /// The outcome of an operation on one object.
 pub fn of(object: ObjectRef) -> Outcome {
     Outcome { object: known(object), ..Outcome::default() }
-}
-
-/// Permission bits without setuid, and without setgid where it means "run as group" (the group may
-/// execute); `None` if nothing changes.
-pub fn without_suidgid(perm: u32) -> Option<u32> {
-    let setgid = if perm & 0o010 != 0 { 0o2000 } else { 0 };
-    let kept = perm & !(0o4000 | setgid);
-    (kept != perm).then_some(kept)
 }

@@ -1,12 +1,12 @@
 //! The data of files: open, read, write, flush.
 
-use super::attrs::{of, without_suidgid};
+use super::attrs::of;
 use super::{Ask, State, Volume, done};
 use crate::brick::effect::{Outcome, Step};
 use crate::brick::set::Asker;
 use crate::brick::store::BrickStore as _;
 use crate::brick::store::posix::{PosixStore, errno};
-use brickfs_common::attr::{Kind, Timestamp};
+use brickfs_common::attr::{Kind, Timestamp, without_suidgid};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, Descriptor, FopReply, ObjectRef, WriteFlags};
 use brickfs_common::ids::SetId;

@@ -1,14 +1,13 @@
 //! Making objects: files, directories, symbolic links, records. One effect on the dentry set, which is the
 //! new object's home (N5; PROTOCOL 27).
 
-use super::attrs::without_suidgid;
 use super::names::{Found, Seen};
 use super::{Ask, Ran, State, Volume, done, known};
 use crate::brick::effect::{Claim, Effect, NewObject, Outcome, Place, Step};
 use crate::brick::set::Look;
 use crate::brick::store::BrickStore;
 use brickfs_common::acl::compute_inherited;
-use brickfs_common::attr::Kind;
+use brickfs_common::attr::{Kind, without_suidgid};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{FopReply, Making, ObjectRef};
 use brickfs_common::ids::{Gfid, SetId};

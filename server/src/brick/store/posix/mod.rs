@@ -17,6 +17,7 @@
 mod apply;
 mod attributes;
 mod changes;
+mod descriptors;
 mod dirs;
 mod mounted;
 mod moves;
@@ -34,10 +35,12 @@ use crate::brick::log::EffectLog;
 use crate::brick::meta::{HAS_DEFAULT_ACL, META_LEN_MAX, META_XATTR, Meta, MetaError};
 use apply::DEFAULT_ACL;
 use attributes::compute_attr;
+use brickfs_client::open_files;
 use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{ClientId, Gfid, SetId, TxId};
 use changes::Changes;
+use descriptors::{Budget, DescriptorCache};
 use dirs::{limbo_gfid, read_meta_of_dir};
 use lru::LruCache;
 use ranges::Disk;
@@ -50,8 +53,10 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
+/// What the caches of all bricks share.
+static DESCRIPTORS: LazyLock<Arc<Budget>> = LazyLock::new(|| Budget::new(open_files::for_caches()));
 /// Open descriptors of directories kept for reuse.
 const DIR_CACHE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Open descriptors of files kept for reuse.
@@ -106,8 +111,8 @@ pub struct PosixStore {
     parked_links: HashMap<Gfid, u32>,
     /// Directories that are parked: until they are given back they are not here.
     parked_dirs: HashSet<Gfid>,
-    dirs: LruCache<Gfid, Arc<OwnedFd>>,
-    files: LruCache<Gfid, Arc<OwnedFd>>,
+    dirs: DescriptorCache,
+    files: DescriptorCache,
     metas: LruCache<Gfid, Meta>,
     changes: Changes,
     seen: Seen,
@@ -196,8 +201,8 @@ impl PosixStore {
             limbo: sub("limbo")?,
             tmp: sub("tmp")?,
             root: Arc::new(root),
-            dirs: LruCache::new(DIR_CACHE),
-            files: LruCache::new(FILE_CACHE),
+            dirs: DescriptorCache::new(DIR_CACHE, &DESCRIPTORS),
+            files: DescriptorCache::new(FILE_CACHE, &DESCRIPTORS),
             metas: LruCache::new(META_CACHE),
             changes: Changes::new(META_CACHE),
             seen: Seen::default(),

@@ -1,15 +1,19 @@
 //! The window, overlaps, merging, waiters, errors and interruption of the write-behind queues.
 
+mod changes;
+
 use super::*;
 use brickfs_common::ids::{Gfid, SetId};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use std::collections::VecDeque;
 
 const INO: u64 = 7;
 
 struct Rig {
     queues: WriteQueues<&'static str>,
     in_flight: Vec<Piece>,
+    settings: Vec<Setting>,
     answers: Vec<(&'static str, Result<u32, Errno>)>,
     invalidated: usize,
 }
@@ -35,13 +39,28 @@ fn through(write: Write<&'static str>) -> Write<&'static str> {
 
 impl Rig {
     fn new() -> Rig {
-        Rig { queues: WriteQueues::default(), in_flight: Vec::new(), answers: Vec::new(), invalidated: 0 }
+        Rig {
+            queues: WriteQueues::default(),
+            in_flight: Vec::new(),
+            settings: Vec::new(),
+            answers: Vec::new(),
+            invalidated: 0,
+        }
     }
 
+    /// Does what a driver does: what is to be sent is on the stream then.
     fn act(&mut self, actions: Vec<Action<&'static str>>) {
-        for action in actions {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
             match action {
-                Action::Send(piece) => self.in_flight.push(piece),
+                Action::Send(piece) => {
+                    actions.extend(self.queues.submitted(INO, piece.id));
+                    self.in_flight.push(piece);
+                }
+                Action::Set(setting) => {
+                    actions.extend(self.queues.set_submitted(INO, setting.number));
+                    self.settings.push(setting);
+                }
                 Action::Answer(who, result) => self.answers.push((who, result)),
                 Action::Invalidate(ino) => {
                     assert_eq!(ino, INO);
