@@ -11,6 +11,10 @@
 //!                                    v          session's thread
 //!                                  Left ------------------------> Taken
 //! ```
+//! A lock that somebody else has may be waited for for ever. Once such a call has waited for a while it no longer keeps
+//! the wheel from becoming free: threads that submit other calls drive as ever, and hear of a grant as well; when nobody
+//! has for 2 ms, the session's thread watches, until it has served another call.
+//!
 //! The session's thread also looks after a free wheel a few times a second, for what comes by itself: the
 //! ticks, the end of a connection.
 
@@ -58,8 +62,20 @@ pub fn look_after(shared: &Arc<Shared>, runtime: &Runtime) {
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
-            until_quiet(shared).await;
+            watch(shared).await;
         });
+    }
+}
+
+/// As `until_quiet`, for who may stay: until calls were served where locks are waited for, which may be for ever.
+async fn watch(shared: &Shared) {
+    while !shared.leave_wheel_when_quiet() {
+        let changed = shared.quiet.notified();
+        if !shared.expects_locks() {
+            changed.await;
+        } else if tokio::time::timeout(DRIVE_MAX, changed).await.is_err() {
+            shared.settle_locks();
+        }
     }
 }
 
@@ -73,8 +89,9 @@ async fn until_quiet(shared: &Shared) {
 mod tests {
     use super::*;
     use crate::volume::{Caller, ConnectOptions};
-    use brickfs_common::fop::{Fop, FopReply};
-    use brickfs_common::ids::SetId;
+    use brickfs_common::fop::{Fop, FopReply, ObjectRef};
+    use brickfs_common::ids::{Gfid, SetId};
+    use brickfs_common::locks::{LockKind, LockRange};
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
     use std::task::{Context, Poll, Wake};
@@ -111,6 +128,57 @@ mod tests {
         assert!(shared.leave_wheel_when_quiet());
         assert!(!shared.take_wheel());
         assert!(first.try_recv().is_ok() && second.try_recv().is_ok());
+    }
+
+    /// A lock that somebody else has.
+    fn wait_for_lock(shared: &Shared) -> mpsc::Receiver<FopReply> {
+        let (sender, replies) = mpsc::channel();
+        let done = Box::new(move |reply| drop(sender.send(reply)));
+        let object = ObjectRef { gfid: Gfid::ROOT, home: SetId(0) };
+        let (range, kind) = (LockRange::ALL, Some(LockKind::Exclusive));
+        let fop = Fop::Lock { object, owner: 1, range, kind, pid: 0, waits: true };
+        shared.submit_to(SetId(0), Caller::default(), fop, done);
+        replies
+    }
+
+    #[test]
+    fn who_waits_for_a_lock_does_not_keep_the_wheel_from_others() {
+        let (shared, runtime) = rig();
+        let lock = wait_for_lock(&shared);
+        drive(&shared, &runtime); // for a while, then leaves it to the session's thread
+        assert!(shared.wait_for_wheel(LOOK_AFTER));
+        assert!(!shared.leave_wheel_when_quiet(), "nobody else would hear of the grant");
+        let call = submit(&shared);
+        assert!(!shared.leave_wheel_when_quiet());
+        shared.finish(reply(2));
+        assert!(shared.leave_wheel_when_quiet(), "others make calls: they drive");
+        assert!(call.try_recv().is_ok() && !shared.take_wheel());
+        let _next = submit(&shared);
+        assert!(shared.take_wheel());
+        shared.finish(reply(3));
+        assert!(shared.leave_wheel_when_quiet());
+        assert!(shared.wait_for_wheel(LOOK_AFTER), "nobody makes any: the session's thread watches again");
+        shared.finish(reply(1));
+        assert!(lock.try_recv().is_ok() && shared.leave_wheel_when_quiet());
+    }
+
+    #[test]
+    fn a_lock_that_comes_while_the_session_s_thread_watches_is_watched_as_well() {
+        let (shared, runtime) = rig();
+        let _first = wait_for_lock(&shared);
+        drive(&shared, &runtime);
+        let session = {
+            let shared = shared.clone();
+            thread::spawn(move || look_after(&shared, &runtime))
+        };
+        let _second = wait_for_lock(&shared);
+        let started = std::time::Instant::now();
+        while shared.expects_locks() {
+            assert!(started.elapsed() < Duration::from_secs(10), "it is waited for as if it came soon");
+            thread::yield_now();
+        }
+        shared.shut_down();
+        session.join().unwrap();
     }
 
     #[derive(Default)]

@@ -34,6 +34,8 @@ pub struct PendingTable {
     calls: BTreeMap<u64, PendingCall>,
     /// Those that wait for a lock, for ever perhaps: no results are kept for their sake.
     waiting: BTreeMap<u64, PendingCall>,
+    /// Of those, the ones up to this number have waited so long that an answer is not expected soon.
+    settled: u64,
     next: u64,
 }
 
@@ -52,6 +54,26 @@ impl PendingTable {
     /// Number of calls that wait.
     pub fn len(&self) -> usize {
         self.calls.len() + self.waiting.len()
+    }
+
+    /// Number of calls whose answers are expected soon.
+    pub fn due_len(&self) -> usize {
+        self.calls.len() + self.waiting.range(self.settled + 1..).count()
+    }
+
+    /// The locks that are waited for now are somebody else's.
+    pub fn settle(&mut self) {
+        self.settled = self.next;
+    }
+
+    /// Whether locks are waited for of which that is known.
+    pub fn has_settled(&self) -> bool {
+        self.waiting.first_key_value().is_some_and(|(request, _)| *request <= self.settled)
+    }
+
+    /// Whether locks are waited for of which that is not known.
+    pub fn has_unsettled(&self) -> bool {
+        self.waiting.last_key_value().is_some_and(|(request, _)| *request > self.settled)
     }
 
     /// Adds a call under its number.
@@ -125,6 +147,9 @@ impl PendingTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brickfs_common::fop::Fop;
+    use brickfs_common::ids::{Gfid, SetId};
+    use brickfs_common::locks::{LockKind, LockRange};
     use std::time::Duration;
 
     fn add(table: &mut PendingTable, pid: u32, since: Instant, deadline: Option<Instant>) -> u64 {
@@ -160,6 +185,27 @@ mod tests {
         assert_eq!(table.next_numbers(), (5, 3));
         table.take_all();
         assert_eq!((table.len(), table.lowest_unanswered()), (0, 6));
+    }
+
+    #[test]
+    fn a_lock_that_is_waited_for_is_not_due_for_ever() {
+        let mut table = PendingTable::default();
+        let wait = |table: &mut PendingTable| {
+            let request = add(table, 0, Instant::now(), None);
+            let mut pending = table.take(request).unwrap();
+            let object = ObjectRef { gfid: Gfid::ROOT, home: SetId(0) };
+            let kind = Some(LockKind::Exclusive);
+            let fop = Fop::Lock { object, owner: 1, range: LockRange::ALL, kind, pid: 0, waits: true };
+            pending.lock = LockCall::of(&fop).map(Box::new);
+            table.insert(pending);
+        };
+        wait(&mut table);
+        assert_eq!((table.due_len(), table.has_unsettled(), table.has_settled()), (1, true, false));
+        table.settle();
+        assert_eq!((table.due_len(), table.len(), table.has_unsettled(), table.has_settled()), (0, 1, false, true));
+        wait(&mut table);
+        add(&mut table, 0, Instant::now(), None);
+        assert_eq!((table.due_len(), table.len(), table.has_unsettled(), table.has_settled()), (2, 3, true, true));
     }
 
     #[test]

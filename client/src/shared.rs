@@ -63,8 +63,15 @@ struct State {
     /// What the node has passed over this session is not to be read any more.
     are_files_void: bool,
     wheel: Wheel,
+    /// Since when the wheel has been free.
+    free_since: Option<Instant>,
+    /// Calls were answered since the wheel was taken.
+    has_served: bool,
     is_shut_down: bool,
 }
+
+/// While locks are waited for, the session's thread looks after a wheel that was free for so long.
+const WATCH_AFTER: Duration = Duration::from_millis(2);
 
 /// Called on the thread that drives the session several times a second; must not block.
 pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
@@ -157,41 +164,65 @@ impl Shared {
     /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
     pub(crate) fn take_wheel(&self) -> bool {
         let mut state = self.lock();
-        let is_free = !state.is_shut_down && state.pending.len() > 0 && state.wheel == Wheel::Free;
+        let is_free = !state.is_shut_down && state.pending.due_len() > 0 && state.wheel == Wheel::Free;
         if is_free {
-            state.wheel = Wheel::Taken;
+            (state.wheel, state.has_served) = (Wheel::Taken, true);
         }
         is_free
     }
 
-    /// Leaves the wheel if no call waits.
+    /// Leaves the wheel if no answer is due. While locks are waited for, who serves no calls keeps it: nobody else would
+    /// hear that one is granted.
     pub(crate) fn leave_wheel_when_quiet(&self) -> bool {
         let mut state = self.lock();
-        let is_quiet = state.is_shut_down || state.pending.len() == 0;
+        let watches = state.pending.has_settled() && !state.has_served;
+        let is_quiet = state.is_shut_down || (state.pending.due_len() == 0 && !watches);
         if is_quiet {
             state.wheel = Wheel::Free;
+            state.free_since = Some(Instant::now());
         }
         is_quiet
     }
 
-    /// Leaves the wheel to the session's thread.
+    /// Whether locks are waited for that may be granted soon.
+    pub(crate) fn expects_locks(&self) -> bool {
+        self.lock().pending.has_unsettled()
+    }
+
+    /// They were not granted soon.
+    pub(crate) fn settle_locks(&self) {
+        self.lock().pending.settle();
+    }
+
+    /// Leaves the wheel to the session's thread: what waits may wait for long.
     pub(crate) fn leave_wheel(&self) {
-        self.lock().wheel = Wheel::Left;
+        let mut state = self.lock();
+        state.wheel = Wheel::Left;
+        state.pending.settle();
+        drop(state);
         self.wheel_left.notify_one();
     }
 
-    /// Waits until the wheel is left, or has been free for so long, and takes it; false on shutdown.
+    /// Waits until the wheel is left, or has been free for so long (while locks are waited for, `WATCH_AFTER`), and takes
+    /// it; false on shutdown.
     pub(crate) fn wait_for_wheel(&self, patience: Duration) -> bool {
         let mut state = self.lock();
         loop {
+            let watches = state.pending.has_settled();
+            let patience = if watches { WATCH_AFTER } else { patience };
             let waits = |state: &mut State| state.wheel != Wheel::Left && !state.is_shut_down;
             let waited = self.wheel_left.wait_timeout_while(state, patience, waits);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             if state.is_shut_down {
                 return false;
             }
-            if state.wheel != Wheel::Taken {
-                state.wheel = Wheel::Taken;
+            let is_due = match state.wheel {
+                Wheel::Taken => false,
+                Wheel::Left => true,
+                Wheel::Free => !watches || state.free_since.is_none_or(|since| since.elapsed() >= WATCH_AFTER),
+            };
+            if is_due {
+                (state.wheel, state.has_served) = (Wheel::Taken, false);
                 return true;
             }
         }
@@ -317,7 +348,8 @@ impl Shared {
                 {
                     state.locks.forget_file(&object.gfid);
                 }
-                if state.pending.len() == 0 {
+                state.has_served = true;
+                if state.pending.due_len() == 0 {
                     self.quiet.notify_one();
                 }
                 self.ask_for_locks(state, to_ask);
@@ -429,7 +461,7 @@ impl Shared {
                 to_ask.extend(state.locks.abandon(request, call, was_sent));
             }
         }
-        if state.pending.len() == 0 {
+        if state.pending.due_len() == 0 {
             self.quiet.notify_one();
         }
         self.ask_for_locks(state, to_ask);
@@ -508,6 +540,9 @@ impl Shared {
         let deadline = timeout.map(|t| since + t);
         if let Some(call) = &lock {
             state.locks.asked(call);
+        }
+        if lock.as_ref().is_some_and(|call| call.waits) && state.wheel == Wheel::Taken {
+            self.quiet.notify_one(); // the session's thread looks when it has waited long enough
         }
         let lock = lock.map(Box::new);
         state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect, lock });

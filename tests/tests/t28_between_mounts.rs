@@ -6,12 +6,14 @@ use brickfs_tests::at::At as _;
 use brickfs_tests::bricks;
 use brickfs_tests::case::{Case, case, say};
 use brickfs_tests::cluster::Cluster;
+use brickfs_tests::eventually::eventually;
 use brickfs_tests::load::{Progress, run_under_faults};
 use brickfs_tests::mount::Mount;
 use brickfs_tests::needs::{MOUNT, is_soak};
 use rand::Rng as _;
 use rand::rngs::StdRng;
-use rustix::fs::{CWD, RenameFlags, XattrFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, XattrFlags};
+use rustix::io::Errno;
 use std::collections::BTreeSet;
 use std::fs::{self, File, FileTimes};
 use std::io::{ErrorKind, Write as _};
@@ -344,4 +346,39 @@ fn check_prize(dir: &Path, round: u64, winner: usize) -> anyhow::Result<()> {
     };
     ensure!(found == winner.to_string().as_bytes(), "{winner} has won {path:?}, which is {}", found.escape_ascii());
     Ok(())
+}
+
+/// Whether a call on a directory that is gone says so.
+fn is_stale<T>(what: &str, result: Result<T, Errno>) -> anyhow::Result<()> {
+    let error = result.err();
+    ensure!(error == Some(Errno::STALE), "{what} of a directory that is gone: {error:?}");
+    Ok(())
+}
+
+#[test]
+fn an_open_directory_that_another_mount_removes_is_stale() {
+    case(MOUNT, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        for (round, args) in [&[][..], &["-o", "strict"]].into_iter().enumerate() {
+            let mounts = [cluster.second_mount(&format!("a{round}"), args)?, cluster.second_mount("b", args)?];
+            let paths = [0, 1].map(|number: usize| mounts[number].path().join("dir"));
+            fs::create_dir(&paths[0]).at(&paths[0])?;
+            let dir = File::open(&paths[0]).at(&paths[0])?;
+            fs::remove_dir(&paths[1]).at(&paths[1])?;
+            eventually("the directory is gone", LATE_MAX, || rustix::fs::fstat(&dir).is_err())?;
+            is_stale("fstat", rustix::fs::fstat(&dir))?;
+            is_stale("fchmod", rustix::fs::fchmod(&dir, Mode::RWXU))?;
+            is_stale("openat", rustix::fs::openat(&dir, "x", OFlags::CREATE | OFlags::WRONLY, Mode::RUSR))?;
+            is_stale("mkdirat", rustix::fs::mkdirat(&dir, "x", Mode::RWXU))?;
+            is_stale("statat", rustix::fs::statat(&dir, "x", AtFlags::empty()))?;
+            is_stale("openat of itself", rustix::fs::openat(&dir, ".", OFlags::RDONLY, Mode::empty()))?;
+            absent(fs::symlink_metadata(&paths[0]), &paths[0])?.map_or(Ok(()), |_| bail!("its name is still there"))?;
+            fs::create_dir(&paths[1]).at(&paths[1])?;
+            is_stale("fstat beside a new one of that name", rustix::fs::fstat(&dir))?;
+            fs::remove_dir(&paths[1]).at(&paths[1])?;
+            drop(dir);
+            mounts.into_iter().try_for_each(Mount::unmount)?;
+        }
+        Ok(())
+    });
 }
