@@ -3,6 +3,7 @@
 
 pub mod descriptors;
 mod driving;
+pub mod lent;
 mod locks;
 pub mod open_files;
 mod opens;

@@ -10,10 +10,11 @@ const OPEN_FILES: u64 = 1 << 20;
 /// The kernel's table of descriptors is made for this many at once (8 bytes each); above it it doubles.
 const TABLE: u64 = 1 << 16;
 
-/// Open files that caches may hold together: a quarter of what the process may have is left for everything else.
+/// Open files that caches may hold together: half of what the process may have. One that has less than its share may add
+/// that before others give up theirs.
 pub fn for_caches() -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(OPEN_FILES);
-    usize::try_from(limit / 4 * 3).unwrap_or(usize::MAX)
+    usize::try_from(limit / 2).unwrap_or(usize::MAX)
 }
 
 /// Raises the limit of open files, and has the table of descriptors made in one go. Called before there are

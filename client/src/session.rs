@@ -4,6 +4,7 @@
 
 use crate::descriptors::Inbox;
 use crate::driving;
+use crate::lent::Borrowed;
 use crate::polling::poll;
 use crate::quiet_socket::QuietSocket;
 use crate::shared::Shared;
@@ -153,9 +154,16 @@ async fn greet_at(shared: &Arc<Shared>, path: &Path) -> Result<Session, ConnectE
     let mut replies = answer.map_err(|status| no_server(status.message().to_owned()))?.into_inner();
     let first = replies.message().await.map_err(|status| no_server(status.message().to_owned()))?;
     let first = first.ok_or_else(|| no_server("it closed the stream".into()))?;
+    let borrowed = inbox.take(first.descriptor).and_then(|memory| match Borrowed::map(memory) {
+        Ok(borrowed) => Some(borrowed),
+        Err(error) => {
+            tracing::warn!("the node's memory for data cannot be used: {error}");
+            None
+        }
+    });
     match ServerMessage::try_from(first) {
         Ok(ServerMessage::Welcome(welcome)) => {
-            shared.welcomed(&welcome)?;
+            shared.welcomed(&welcome, borrowed)?;
             let lease = Duration::from_millis(u64::from(welcome.lease_ms));
             shared.resume();
             Ok(Session { replies, inbox, lease })
@@ -170,7 +178,7 @@ fn outgoing(shared: Arc<Shared>, session: u64) -> impl Stream<Item = Call> {
     futures::stream::poll_fn(move |cx| {
         let polled = shared.poll_outgoing(session, cx);
         if let Poll::Ready(Some(call)) = &polled {
-            shared.activity.message(call.data.len());
+            shared.activity.message(call.data.len().max(call.lent_length as usize));
         }
         polled
     })

@@ -3,6 +3,7 @@
 //! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
 //! reply is handed out while either is held.
 
+use crate::lent::Borrowed;
 use crate::locks::{HeldLocks, LockCall};
 use crate::opens::{OpenEffect, Opens};
 use crate::outgoing::Outgoing;
@@ -15,11 +16,11 @@ use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{ClientId, SetId};
 use brickfs_proto::convert::fops::call_to_wire;
-use brickfs_proto::v1;
+use brickfs_proto::v1::{self, Op};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -62,6 +63,8 @@ struct State {
     lease: Duration,
     /// What the node has passed over this session is not to be read any more.
     are_files_void: bool,
+    /// Memory of the node for data on its way, in this session.
+    borrowed: Option<Borrowed>,
     wheel: Wheel,
     /// Since when the wheel has been free.
     free_since: Option<Instant>,
@@ -253,9 +256,22 @@ impl Shared {
         (session, hello.into())
     }
 
-    /// The next call for the stream of a session.
+    /// The next call for the stream of a session. Its data may lie in memory that the node has lent.
     pub(crate) fn poll_outgoing(&self, session: u64, cx: &mut Context<'_>) -> Poll<Option<v1::Call>> {
-        self.lock().outgoing.poll_next(session, cx)
+        let (mut call, slot) = {
+            let mut state = self.lock();
+            let Some(call) = ready!(state.outgoing.poll_next(session, cx)) else { return Poll::Ready(None) };
+            let takes = call.op() == Op::Write;
+            let borrowed = state.borrowed.as_mut().filter(|_| takes);
+            let slot = borrowed.and_then(|borrowed| borrowed.take_slot(call.request, call.data.len()));
+            (call, slot)
+        };
+        if let Some(slot) = slot {
+            let data = std::mem::take(&mut call.data);
+            slot.fill(&data);
+            (call.lent_offset, call.lent_length) = (slot.offset, data.len() as u32);
+        }
+        Poll::Ready(Some(call))
     }
 
     /// Lets the stream look for calls. Called by who drives, from within the runtime.
@@ -266,13 +282,15 @@ impl Shared {
         }
     }
 
-    pub(crate) fn welcomed(&self, welcome: &Welcome) -> Result<(), ConnectError> {
+    /// The node has greeted, and may have lent memory for data.
+    pub(crate) fn welcomed(&self, welcome: &Welcome, borrowed: Option<Borrowed>) -> Result<(), ConnectError> {
         let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
         let map = Some(Arc::new(map));
         self.map.write().unwrap_or_else(PoisonError::into_inner).clone_from(&map);
         {
             let mut state = self.lock();
             state.map = map;
+            state.borrowed = borrowed;
             state.lease = Duration::from_millis(u64::from(welcome.lease_ms));
             state.confirmed = state.greeted;
             state.are_files_void = false;
@@ -321,6 +339,7 @@ impl Shared {
         {
             let mut state = self.lock();
             state.outgoing.close();
+            state.borrowed = None;
             state.trouble = trouble;
             state.lost_since.get_or_insert_with(Instant::now);
         }
@@ -331,6 +350,9 @@ impl Shared {
     pub(crate) fn finish(self: &Arc<Self>, reply: FopReply) {
         let mut state = self.lock();
         let waker = state.outgoing.answered(reply.request);
+        if let Some(borrowed) = &mut state.borrowed {
+            borrowed.give_back(reply.request);
+        }
         self.hand_out(state, reply);
         if let Some(waker) = waker {
             waker.wake();

@@ -4,6 +4,10 @@
 //! waiting process sleep through every signal. So whoever holds a request for long looks here, in /proc,
 //! and answers EINTR. The thread then acts on its signal as after any interrupted system call.
 
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io;
+
 /// Signals that do nothing unless caught: SIGCHLD, SIGCONT, SIGURG, SIGWINCH.
 const IGNORED_BY_DEFAULT: u64 = bit(17) | bit(18) | bit(23) | bit(28);
 /// Signals that stop: the thread stops when the call ends; ending it for them would break what a debugger
@@ -18,9 +22,26 @@ const fn bit(signal: u32) -> u64 {
 
 /// Whether the thread should stop waiting: it has a signal that it would act on, or it is being ended by
 /// one and waits in the closing of its files.
+///
+/// A program that is being replaced by another (execve) closes its files under a lock that the kernel takes to read `stat`,
+/// too: who waits for such a close and reads it waits for itself. So only the `stat` of a thread without memory is
+/// read: one that ends has given its memory back before it closes files, one in execve always has some. `status` is
+/// read without that lock. Both are found by one descriptor of the thread's directory, which no later thread of the same
+/// number gets.
 pub fn is_interrupted(tid: u32) -> bool {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{tid}/{file}")).unwrap_or_default();
-    has_deliverable_signal(&read("status")) || is_dying_of_signal(&read("stat"))
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(dir) = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty()) else { return false };
+    let read = |name: &str| {
+        let file = rustix::fs::openat(&dir, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        file.map_err(io::Error::from).and_then(|file| io::read_to_string(File::from(file))).unwrap_or_default()
+    };
+    let status = read("status");
+    has_deliverable_signal(&status) || (!has_memory(&status) && is_dying_of_signal(&read("stat")))
+}
+
+/// Reads `/proc/TID/status`.
+fn has_memory(status: &str) -> bool {
+    status.is_empty() || status.lines().any(|line| line.starts_with("VmSize:"))
 }
 
 /// Reads `/proc/TID/status`.
@@ -90,6 +111,10 @@ mod tests {
     #[test]
     fn this_thread_is_not_interrupted() {
         assert!(!is_interrupted(std::process::id()));
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(has_memory(&status), "its stat is not read");
+        assert!(!has_memory("Name:\tcat\nState:\tZ (zombie)\nThreads:\t1\n"));
+        assert!(has_memory(""), "gone");
         let own = std::fs::read_to_string("/proc/self/stat").unwrap();
         assert_eq!(own.rsplit_once(") ").unwrap().1.split_ascii_whitespace().count(), 50, "exit_code is the last");
     }

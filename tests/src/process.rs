@@ -60,9 +60,9 @@ impl Process {
 
 /// The state letter of a process as /proc shows it; `None` if there is none, or only its exit status is left.
 pub fn state_of(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it is in parentheses and may hold anything.
-    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    // Not `stat`: reading that waits for a program that is being started, which may wait for a mount.
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"))?.trim().chars().next()?;
     (!matches!(state, 'Z' | 'X')).then_some(state)
 }
 

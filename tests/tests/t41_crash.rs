@@ -19,6 +19,8 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 4;
@@ -28,6 +30,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const WAIT_MIN: Duration = Duration::from_millis(2500);
 const WAIT_MAX: Duration = Duration::from_secs(7);
 const RECORD_BYTES: usize = 64;
+/// In so long a mount has looked after who waits.
+const LOOKED_AFTER: Duration = Duration::from_secs(1);
 
 fn scaled(count: u64) -> u64 {
     if is_soak() { count * 10 } else { count }
@@ -246,6 +250,31 @@ fn a_process_that_waits_for_an_absent_server_ends_on_a_signal() {
 }
 
 /// Starts a command that soon waits for the file system.
+/// A program that starts another closes its copies of files within execve(2), under a lock that the kernel takes to say how
+/// the program is. Whoever in the mount asks for that while such a close waits for the server waits for itself.
+#[test]
+fn a_program_that_is_started_beside_an_open_file_does_not_hang_the_mount() {
+    case(MOUNT, |case| {
+        let mut cluster = Cluster::in_memory(case)?;
+        let path = cluster.mount().join("file");
+        let file = File::create(&path).at(&path)?;
+        cluster.kill_brickd()?;
+        file.write_all_at(b"queued", 0).at(&path)?;
+        let (sender, started) = mpsc::channel();
+        thread::spawn(move || drop(sender.send(Command::new("true").status())));
+        // The mount looks after who has waited for 200 ms, four times a second.
+        let since = Instant::now();
+        eventually("the mount looks after who waits", Duration::from_secs(10), || since.elapsed() > LOOKED_AFTER)?;
+        ensure!(started.try_recv().is_err(), "the program was started without the server: nothing is shown");
+        cluster.start_brickd()?;
+        let status = started.recv_timeout(Duration::from_secs(20)).context("the mount hangs")??;
+        ensure!(status.success(), "{status}");
+        drop(file);
+        ensure!(fs::read(&path).at(&path)? == b"queued", "what was written is not there");
+        Ok(())
+    });
+}
+
 fn start_waiting(words: &[&str], dir: &Path) -> anyhow::Result<Child> {
     // The working directory would be a lookup of its own, in this process: the shell goes there. What runs in the
     // background of a script ignores SIGINT, and so would its children.

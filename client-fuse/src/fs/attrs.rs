@@ -10,6 +10,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// What shows the mode, and more.
+const ACCESS_ACL: &[u8] = b"system.posix_acl_access";
 /// What a write takes away.
 const CAPABILITY: &[u8] = b"security.capability";
 
@@ -38,7 +40,11 @@ impl Fs {
         match (reply.result, reply.attr) {
             (Ok(_), Some(attr)) => {
                 self.learn(Some(&attr), asked);
-                let ttl = lock(&self.tables).tell(ino, attr.kind, None, asked, Instant::now());
+                let ttl = {
+                    let mut tables = lock(&self.tables);
+                    tables.told_of(ino, &attr);
+                    tables.tell(ino, attr.kind, None, asked, Instant::now())
+                };
                 done(Ok(Told { ino, attr, ttl }));
             }
             (Ok(_), None) => done(Err(Errno::EIO)),
@@ -73,14 +79,14 @@ impl Fs {
         }
     }
 
-    /// Changes owner, mode or times of a file that this mount has made and that is being written still, through its
+    /// Changes mode or times of a file that this mount has made and that is being written still, through its
     /// write-behind queue: an error is reported by the close, as a write's is. What is told holds for no time, for only
     /// the brick knows the ctime.
     fn set_made(self: &Arc<Self>, caller: Caller, ino: u64, set: SetAttr) -> Option<Told> {
         if set.size.is_some() {
             return None;
         }
-        let (object, handle, attr) = lock(&self.tables).set_made(ino, caller.uid, &set)?;
+        let (object, handle, attr) = lock(&self.tables).set_made(ino, (caller.uid, caller.pid), &set)?;
         let actions = lock(&self.writes).change(Change { ino, handle, object, caller, set });
         let Some(actions) = actions else {
             lock(&self.tables).changed(ino); // no room: it is asked for
@@ -102,6 +108,13 @@ impl Fs {
             return done(Err(Errno::ENODATA));
         }
         let name = Bytes::copy_from_slice(name);
+        if &*name == ACCESS_ACL {
+            // A change of the mode changes it.
+            return self.behind_writes(ino, caller.pid, move |fs, waited| match waited {
+                Ok(()) => fs.about(caller, ino, |object| Fop::GetXattr { object, name }, done),
+                Err(errno) => done(Err(errno)),
+            });
+        }
         if &*name != CAPABILITY {
             return self.about(caller, ino, |object| Fop::GetXattr { object, name }, done);
         }

@@ -132,12 +132,13 @@ impl Fs {
         if let Some(object) = object {
             lock(&self.holds).opened(object);
         }
-        let fs = self.clone();
+        let (fs, at) = (self.clone(), asked.at);
         let with_handle = move |told: Result<Told, Errno>| match (told, object) {
             (Ok(told), Some(object)) => {
                 let opened = fs.opened(object, flags);
                 if opened.is_write_behind() {
-                    lock(&fs.tables).made_file(told.ino, opened.handle, told.attr.clone());
+                    let maker = (opened.handle, caller.pid);
+                    lock(&fs.tables).made_file(told.ino, maker, told.attr.clone(), at);
                 }
                 done(Ok((told, opened)));
             }
@@ -174,6 +175,7 @@ impl Fs {
     /// with the error that the descriptor has to report.
     pub fn flush(self: &Arc<Self>, caller: Caller, ino: u64, (handle, owner): (u64, u64), done: Reply<()>) {
         let object = lock(&self.files).get(handle).map(|file| file.object);
+        lock(&self.tables).closed(ino, handle); // whoever has it still asks
         self.after_writes(ino, Range::ALL, caller.pid, move |fs, waited| {
             let Some(object) = object else { return done(waited) };
             match waited {
@@ -197,7 +199,6 @@ impl Fs {
         let Some(file) = lock(&self.files).get(handle) else { return };
         self.after_writes(ino, Range::ALL, 0, move |fs, _| {
             lock(&fs.files).close(handle);
-            lock(&fs.tables).closed(ino, handle);
             if let Some(errno) = lock(&fs.writes).forget_handle(ino, handle) {
                 tracing::error!(gfid = %file.object.gfid, "a write failed and nobody was left to be told: {errno}");
             }

@@ -168,6 +168,7 @@ impl Tables {
     pub fn enter(&mut self, key: DentryKey, attr: &Attr, asked: Asked) -> u64 {
         let ino = self.inodes.count_lookup(ObjectRef { gfid: attr.gfid, home: attr.home });
         self.inodes.learn(ino, attr, asked);
+        self.made.tell(ino, attr);
         self.put_name(key, ino);
         ino
     }
@@ -197,7 +198,6 @@ impl Tables {
         // A file may change through a name that is not known here.
         let may_keep = attr.kind == Kind::Directory || (attr.nlink == 1 && inode.name().is_some());
         self.inodes.learn(ino, attr, asked);
-        self.made.learn(ino, attr);
         if may_keep {
             self.attrs.keep(ino, attr, asked.at + self.ttl, self.ttl);
         } else {
@@ -226,26 +226,31 @@ impl Tables {
         self.count_change(ino);
     }
 
-    /// This mount has made a file and opened it for writing.
-    pub fn made_file(&mut self, ino: u64, handle: u64, attr: Attr) {
+    /// This mount has made a file and opened it for writing, by a descriptor and a thread.
+    pub fn made_file(&mut self, ino: u64, maker: (u64, u32), attr: Attr, at: Instant) {
         if !self.ttl.is_zero() {
-            self.made.made(ino, handle, attr);
+            self.made.made(ino, maker, attr, at);
         }
     }
 
-    /// A file that this mount has made is about to be changed through its write-behind queue. Answers the object, the
+    /// A file that this mount has made is about to be changed by a user and thread through its write-behind queue. Answers the object, the
     /// descriptor that reports an error, and the attributes after it; `None` if the brick must be asked.
-    pub fn set_made(&mut self, ino: u64, uid: u32, set: &SetAttr) -> Option<(ObjectRef, u64, Attr)> {
+    pub fn set_made(&mut self, ino: u64, who: (u32, u32), set: &SetAttr) -> Option<(ObjectRef, u64, Attr)> {
         let object = self.object(ino)?;
         if self.parent(ino).is_none_or(|parent| self.is_beside_locks(ino, parent)) {
             return None;
         }
-        let (handle, attr) = self.made.set(ino, uid, set)?;
+        let (handle, attr) = self.made.set(ino, who, set)?;
         self.count_change(ino);
         Some((object, handle, attr))
     }
 
-    /// A descriptor is gone.
+    /// The kernel is told of an object that it asked for by its number.
+    pub fn told_of(&mut self, ino: u64, attr: &Attr) {
+        self.made.tell(ino, attr);
+    }
+
+    /// A descriptor is being closed.
     pub fn closed(&mut self, ino: u64, handle: u64) {
         self.made.closed(ino, handle);
     }
@@ -271,7 +276,7 @@ impl Tables {
     pub fn lacks_xattr(&self, ino: u64, name: &[u8], now: Instant) -> bool {
         let (lacks_capability, lacks_acl) = self.inodes.lacks(ino, now, self.ttl);
         match name {
-            b"security.capability" => lacks_capability || self.made.lacks_capability(ino),
+            b"security.capability" => lacks_capability || self.made.lacks_capability(ino, now, self.ttl),
             b"system.posix_acl_access" | b"system.posix_acl_default" => lacks_acl,
             _ => false,
         }

@@ -4,10 +4,11 @@
 use crate::brick::host::{Host, SessionHandle};
 use crate::brick::volume::dispatch::Outcome;
 use brickfs_client::descriptors::Outbox;
+use brickfs_client::lent::Lender;
 use brickfs_client::polling::Activity;
 use brickfs_client::quiet_socket::Peer;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES};
+use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES, Welcome};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
 use brickfs_proto::v1::{Call, Op, Reply};
@@ -44,6 +45,23 @@ impl Replies {
             wire.descriptor = outbox.pass(file).unwrap_or_default();
         }
         wire
+    }
+
+    /// Greets; a client of this machine is lent memory for the data of its writes.
+    async fn welcome(&self, welcome: Welcome) -> Result<Option<Lender>, Status> {
+        let mut wire = Reply::from(ServerMessage::Welcome(welcome));
+        let lent = self.outbox.as_ref().and_then(|outbox| match Lender::lend() {
+            Ok((lender, memory)) => {
+                wire.descriptor = outbox.pass(memory)?;
+                Some(lender)
+            }
+            Err(error) => {
+                tracing::warn!("no memory can be lent, data goes over the socket: {error}");
+                None
+            }
+        });
+        self.sender.send(Ok(wire)).await.map_err(|_| Status::cancelled("the client is gone"))?;
+        Ok(lent)
     }
 
     async fn send(&self, message: ServerMessage) -> Result<(), Status> {
@@ -138,9 +156,10 @@ async fn run_session(
     let Ok(ClientMessage::Hello(hello)) = ClientMessage::try_from(first) else {
         return Err(Status::invalid_argument("the first message must be a well-formed Hello"));
     };
+    let lender;
     let session = match host.hello(&hello) {
         Ok((welcome, session)) => {
-            replies.send(ServerMessage::Welcome(welcome)).await?;
+            lender = replies.welcome(welcome).await?;
             session
         }
         Err(reason) => {
@@ -162,7 +181,13 @@ async fn run_session(
             }
         };
         match message {
-            Ok(Some(call)) => {
+            Ok(Some(mut call)) => {
+                if call.lent_length > 0 {
+                    match lender.as_ref().and_then(|lender| lender.bytes(call.lent_offset, call.lent_length)) {
+                        Some(data) => call.data = data,
+                        None => break Err(Status::invalid_argument("data in memory that was not lent")),
+                    }
+                }
                 let bulk_bytes = call.data.len().max(if call.op() == Op::Read { call.length as usize } else { 0 });
                 activity.message(bulk_bytes);
                 match run_call(host, &session, call, replies) {

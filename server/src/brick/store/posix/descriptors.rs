@@ -1,5 +1,5 @@
 //! Descriptors of a brick's objects that are kept open. All bricks of a process share what the process may have open:
-//! beyond that a cache gives up its own oldest ones, down to a few without which each call would open them again.
+//! beyond that a cache gives up its own oldest ones, down to its share.
 
 use brickfs_common::ids::Gfid;
 use lru::LruCache;
@@ -14,17 +14,23 @@ const KEPT_MIN: usize = 16;
 /// What the caches of a process hold, and may hold.
 pub struct Budget {
     held: AtomicUsize,
+    caches: AtomicUsize,
     most: usize,
 }
 
 impl Budget {
     /// A budget of so many descriptors.
     pub fn new(most: usize) -> Arc<Budget> {
-        Arc::new(Budget { held: AtomicUsize::new(0), most })
+        Arc::new(Budget { held: AtomicUsize::new(0), caches: AtomicUsize::new(0), most })
     }
 
     fn is_exceeded(&self) -> bool {
         self.held.load(Ordering::Relaxed) > self.most
+    }
+
+    /// What a cache may hold however many the others do, who give theirs up when they next add one.
+    fn share(&self) -> usize {
+        (self.most / self.caches.load(Ordering::Relaxed).max(1)).max(KEPT_MIN)
     }
 }
 
@@ -37,6 +43,7 @@ pub struct DescriptorCache {
 impl DescriptorCache {
     /// A cache of `most` descriptors that shares a budget.
     pub fn new(most: NonZeroUsize, budget: &Arc<Budget>) -> DescriptorCache {
+        budget.caches.fetch_add(1, Ordering::Relaxed);
         DescriptorCache { kept: LruCache::new(most), budget: budget.clone() }
     }
 
@@ -55,7 +62,7 @@ impl DescriptorCache {
         if self.kept.push(gfid, fd).is_none() {
             self.budget.held.fetch_add(1, Ordering::Relaxed); // else one has gone for it
         }
-        while self.budget.is_exceeded() && self.kept.len() > KEPT_MIN {
+        while self.budget.is_exceeded() && self.kept.len() > self.budget.share() {
             self.pop_oldest();
         }
     }
@@ -77,6 +84,7 @@ impl DescriptorCache {
 impl Drop for DescriptorCache {
     fn drop(&mut self) {
         self.budget.held.fetch_sub(self.kept.len(), Ordering::Relaxed);
+        self.budget.caches.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -107,16 +115,21 @@ mod tests {
         for n in 0..200 {
             other.put(gfid(n), descriptor());
         }
-        assert_eq!(other.kept.len(), KEPT_MIN, "a few whatever the others hold");
+        assert_eq!(other.kept.len(), 50, "its share, though the other one holds more");
         assert!(other.contains(&gfid(199)) && !other.contains(&gfid(0)), "the newest");
+        assert_eq!(held(&budget), 140);
         for n in 0..200 {
             one.put(gfid(1000 + n), descriptor());
         }
-        assert_eq!((one.kept.len(), held(&budget)), (84, 100));
+        assert_eq!((one.kept.len(), held(&budget)), (50, 100), "it has given up the rest");
         one.pop(&gfid(1199));
         one.pop(&gfid(1199));
         assert_eq!(held(&budget), 99);
         drop(one);
-        assert_eq!(held(&budget), KEPT_MIN);
+        assert_eq!(held(&budget), 50);
+        for n in 0..200 {
+            other.put(gfid(n), descriptor());
+        }
+        assert_eq!(held(&budget), 90, "alone");
     }
 }
