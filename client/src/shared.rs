@@ -13,7 +13,7 @@ use crate::signals;
 use crate::volume::{Caller, ConnectError, ConnectOptions};
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION, Welcome};
+use brickfs_common::fop::{CallHeader, FEATURE_LENT_DATA, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{ClientId, SetId};
 use brickfs_proto::convert::fops::call_to_wire;
 use brickfs_proto::v1::{self, Op};
@@ -241,7 +241,7 @@ impl Shared {
         let hello = Hello {
             protocol_min: PROTOCOL_VERSION,
             protocol_max: PROTOCOL_VERSION,
-            features: 0,
+            features: FEATURE_LENT_DATA,
             cluster: map.as_ref().map(|map| map.cluster),
             volume: self.options.volume.clone(),
             volume_id: map.as_ref().map(|map| map.id),

@@ -430,6 +430,8 @@ pub struct Welcome {
 
 /// The protocol version of this build.
 pub const PROTOCOL_VERSION: u32 = 1;
+/// Feature of a client: it takes memory that is lent beside the greeting, and puts the data of large writes there.
+pub const FEATURE_LENT_DATA: u64 = 1;
 /// Longest piece of data in one message, in bytes.
 pub const PIECE_BYTES: usize = 512 * 1024;
 /// Longest message that a decoder accepts, in bytes: one piece, its names and some room.

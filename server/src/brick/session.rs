@@ -8,7 +8,7 @@ use brickfs_client::lent::Lender;
 use brickfs_client::polling::Activity;
 use brickfs_client::quiet_socket::Peer;
 use brickfs_common::errno::Errno;
-use brickfs_common::fop::{FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES, Welcome};
+use brickfs_common::fop::{FEATURE_LENT_DATA, FopReply, GREETING_MAX_BYTES, MESSAGE_MAX_BYTES, Welcome};
 use brickfs_proto::convert::fops::{ClientMessage, ServerMessage};
 use brickfs_proto::v1::fops_server::{Fops, FopsServer};
 use brickfs_proto::v1::{Call, Op, Reply};
@@ -47,10 +47,11 @@ impl Replies {
         wire
     }
 
-    /// Greets; a client of this machine is lent memory for the data of its writes.
-    async fn welcome(&self, welcome: Welcome) -> Result<Option<Lender>, Status> {
+    /// Greets; a client of this machine that knows how to use it is lent memory for the data of its writes.
+    async fn welcome(&self, welcome: Welcome, takes_memory: bool) -> Result<Option<Lender>, Status> {
         let mut wire = Reply::from(ServerMessage::Welcome(welcome));
-        let lent = self.outbox.as_ref().and_then(|outbox| match Lender::lend() {
+        let outbox = self.outbox.as_ref().filter(|_| takes_memory);
+        let lent = outbox.and_then(|outbox| match Lender::lend() {
             Ok((lender, memory)) => {
                 wire.descriptor = outbox.pass(memory)?;
                 Some(lender)
@@ -159,7 +160,7 @@ async fn run_session(
     let lender;
     let session = match host.hello(&hello) {
         Ok((welcome, session)) => {
-            lender = replies.welcome(welcome).await?;
+            lender = replies.welcome(welcome, hello.features & FEATURE_LENT_DATA != 0).await?;
             session
         }
         Err(reason) => {
