@@ -102,6 +102,11 @@ id128!(
     /// Identity of one cross-set transaction (PROTOCOL 5).
     TxId
 );
+id128!(
+    /// Serial number of a certificate: 16 bytes, the first of them 1 to 127, so that X.509 writes all 16
+    /// and takes the number as a positive one.
+    CertSerial
+);
 
 impl Gfid {
     /// The root directory of every volume.

@@ -108,6 +108,11 @@ impl Manager {
                 }
             }
             Command::CreateVolume(_) | Command::DeleteVolume { .. } | Command::RenameNode { .. } => (),
+            // Nothing of these reaches a brick.
+            Command::AddToken(_) | Command::AddNode(_) | Command::SetAddresses { .. } => (),
+            Command::RemoveNode { .. } | Command::RenewCertificate(_) | Command::SetSupports { .. } => (),
+            Command::RaiseVersion { .. } | Command::AddClient(_) | Command::RemoveClient { .. } => (),
+            Command::DropEnded { .. } => (),
         }
     }
 
@@ -116,7 +121,7 @@ impl Manager {
         Ok(match call {
             AdminCall::Node {} => AdminResult::Node(self.node_info()),
             AdminCall::VolumeList {} => {
-                AdminResult::Volumes(self.state().volumes.values().map(VolumeInfo::from).collect())
+                AdminResult::Volumes(self.state().volumes.values().map(|volume| VolumeInfo::from(&**volume)).collect())
             }
             AdminCall::VolumeInfo { name } | AdminCall::VolumeCreate { name, .. } => {
                 AdminResult::Volume(VolumeInfo::from(self.volume(&name)?))
@@ -133,7 +138,7 @@ impl Manager {
     }
 
     fn volume(&self, name: &str) -> Result<&VolumeState, Refusal> {
-        self.state().volumes.get(name).ok_or_else(|| Refusal::NoSuchVolume(shorten(name)))
+        self.state().volumes.get(name).map(Arc::as_ref).ok_or_else(|| Refusal::NoSuchVolume(shorten(name)))
     }
 
     fn node_info(&self) -> NodeInfo {

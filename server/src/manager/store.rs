@@ -7,7 +7,8 @@
 use crate::manager::CommandId;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::command::{Command, apply};
-use brickfs_common::cluster::state::{ClusterState, STATE_VERSION};
+use brickfs_common::cluster::state::ClusterState;
+use brickfs_common::cluster::stored;
 use brickfs_common::ids::{ClusterId, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
@@ -189,15 +190,7 @@ fn make_cluster(db: &sled::Db, name: &str) -> anyhow::Result<()> {
 fn read_state(db: &sled::Db) -> anyhow::Result<(NodeId, ClusterState)> {
     let node = db.get(NODE_KEY)?.and_then(|bytes| NodeId::from_slice(&bytes)).context("does not name its node")?;
     let text = db.get(STATE_KEY)?.context("has no state")?;
-    #[derive(Deserialize)]
-    struct Head {
-        version: u32,
-    }
-    let head: Head = serde_json::from_slice(&text).context("has a damaged state")?;
-    if head.version != STATE_VERSION {
-        bail!("has state version {}, this brickd reads version {STATE_VERSION}", head.version);
-    }
-    let state: ClusterState = serde_json::from_slice(&text).context("has a damaged state")?;
+    let state = stored::read_state(&text)?;
     if !state.nodes.contains_key(&node) {
         bail!("does not list its own node {node}");
     }
