@@ -7,3 +7,4 @@ pub mod map;
 pub mod state;
 pub mod stored;
 pub mod token;
+pub mod voters;
