@@ -2,7 +2,8 @@
 //! number: time and randomness come in as arguments, so that every decision can be tested and simulated.
 //!
 //! Start with `fop` (what a client can ask), `layout` (where a name lives), `namespace` (transactions
-//! between sets) and `cluster` (the configuration and its commands).
+//! between sets), `cluster` (the configuration and its commands) and `membership` (who leads a set, who is in
+//! sync, and for how long).
 
 pub mod acl;
 pub mod attr;
@@ -12,5 +13,6 @@ pub mod fop;
 pub mod ids;
 pub mod layout;
 pub mod locks;
+pub mod membership;
 pub mod name;
 pub mod volume_spec;

@@ -2,6 +2,7 @@
 
 use crate::ids::{BrickId, ClusterId, NodeId, SetId, VolumeId};
 use crate::layout::generation::Layout;
+use crate::membership::set::{LeaveReason, SetReset};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -37,6 +38,16 @@ pub struct SetMap {
     pub in_sync: Vec<BrickId>,
     /// All members, in order of creation.
     pub members: Vec<MemberMap>,
+    /// Members that the primary is bringing in sync. Who is neither here nor in sync is out.
+    #[serde(default)]
+    pub catching_up: Vec<BrickId>,
+    /// Members in sync that would have left if in_sync did not have to keep its least size (PROTOCOL 23).
+    /// While there is one, the set takes no changes.
+    #[serde(default)]
+    pub held: BTreeMap<BrickId, LeaveReason>,
+    /// The last time that an operator gave up what the other members had.
+    #[serde(default)]
+    pub last_reset: Option<SetReset>,
 }
 
 /// One brick of a set.

@@ -113,6 +113,8 @@ impl Manager {
             Command::RemoveNode { .. } | Command::RenewCertificate(_) | Command::SetSupports { .. } => (),
             Command::RaiseVersion { .. } | Command::AddClient(_) | Command::RemoveClient { .. } => (),
             Command::DropEnded { .. } => (),
+            // Nobody proposes these before there are replicas.
+            Command::ChangeSet(_) | Command::NodeLost(_) => (),
         }
     }
 

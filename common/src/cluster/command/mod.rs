@@ -8,6 +8,7 @@ pub mod client;
 pub mod node;
 pub mod path;
 pub mod refusal;
+pub mod set;
 pub mod token;
 pub mod volume;
 
@@ -15,6 +16,7 @@ pub use client::AddClient;
 pub use node::{AddNode, RenewCertificate};
 pub use path::{PathRelation, check_apart, compare_paths, is_normal_path};
 pub use refusal::Refusal;
+pub use set::{ChangeSet, NodeLost, SetAt};
 pub use token::AddToken;
 pub use volume::{CreateVolume, NewBrick, check_new_volume};
 
@@ -107,6 +109,10 @@ pub enum Command {
         /// The time of the sender, in milliseconds since 1970.
         now_ms: u64,
     },
+    /// A change of one set's membership.
+    ChangeSet(ChangeSet),
+    /// The loss of a node.
+    NodeLost(NodeLost),
     /// Drop the tokens and revocations that are over. Other commands do the same where they need room; this
     /// one is for a cluster in which nothing else happens.
     DropEnded {
@@ -148,6 +154,8 @@ pub fn apply(state: &ClusterState, command: &Command) -> Result<ClusterState, Re
         Command::RaiseVersion { version } => node::raise_version(&mut next, *version)?,
         Command::AddClient(add) => client::add(&mut next, add)?,
         Command::RemoveClient { name, now_ms } => client::remove(&mut next, name, *now_ms)?,
+        Command::ChangeSet(change) => set::change(&mut next, change)?,
+        Command::NodeLost(lost) => set::node_lost(&mut next, lost)?,
         Command::DropEnded { now_ms } => drop_ended(&mut next, *now_ms),
     }
     next.applied += 1;

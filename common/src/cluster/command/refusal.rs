@@ -1,8 +1,10 @@
 //! Why a command is refused: one line for people, with what is wrong and what to do.
 
 use crate::cluster::address::BadAddress;
+use crate::cluster::command::set::SETS_PER_COMMAND_MAX;
 use crate::cluster::state::{ADDRESSES_MAX, CLIENTS_MAX, NODES_MAX, REVOKED_MAX, TOKENS_MAX, VOLUMES_MAX};
-use crate::ids::{CertSerial, NodeId};
+use crate::ids::{CertSerial, NodeId, SetId, VolumeId};
+use crate::membership::transition::SetRefusal;
 use crate::volume_spec::{BadOption, VOLUME_BRICKS_MAX};
 
 /// Why a command was refused. One line: what is wrong and what to do.
@@ -102,6 +104,27 @@ pub enum Refusal {
     /// A brick on a node that has none.
     #[error("node '{0}' is a witness and has no bricks: name a server")]
     WitnessBrick(String),
+    /// A set that is not there.
+    #[error("there is no set {set} of a volume with id {volume}")]
+    NoSuchSet {
+        /// The volume.
+        volume: VolumeId,
+        /// The set.
+        set: SetId,
+    },
+    /// A change of a set that is refused.
+    #[error("set {set} of volume '{volume}': {reason}")]
+    Set {
+        /// The volume.
+        volume: String,
+        /// The set.
+        set: SetId,
+        /// Why.
+        reason: SetRefusal,
+    },
+    /// More sets than a command may have.
+    #[error("a command changes at most {SETS_PER_COMMAND_MAX} sets: send several")]
+    TooManySets,
     /// Too many volumes.
     #[error("this cluster has {VOLUMES_MAX} volumes, the most that there can be: delete one first")]
     TooManyVolumes,

@@ -146,13 +146,7 @@ pub(super) fn create(state: &mut ClusterState, create: &CreateVolume) -> Result<
         })
         .collect();
     let replica = usize::from(create.replica);
-    let sets = members.chunks(replica).enumerate().map(|(i, members)| SetMap {
-        id: SetId(i as u16),
-        epoch: 1,
-        primary: members[0].brick,
-        in_sync: members.iter().map(|member| member.brick).collect(),
-        members: members.to_vec(),
-    });
+    let sets = members.chunks(replica).enumerate().map(|(i, members)| SetMap::first(SetId(i as u16), members.to_vec()));
     // A set holds what its smallest brick holds.
     let weights: Vec<u64> =
         create.bricks.chunks(replica).map(|set| set.iter().map(|brick| brick.weight).min().unwrap_or(1)).collect();

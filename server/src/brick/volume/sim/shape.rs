@@ -22,18 +22,15 @@ pub struct Shape {
 }
 
 pub fn volume_map(shape: &Shape) -> VolumeMap {
-    let set = |(index, node): (usize, &usize)| SetMap {
-        id: SetId(index as u16),
-        epoch: 1,
-        primary: BrickId([index as u8; 16]),
-        in_sync: vec![BrickId([index as u8; 16])],
-        members: vec![MemberMap {
+    let set = |(index, node): (usize, &usize)| {
+        let member = MemberMap {
             brick: BrickId([index as u8; 16]),
             incarnation: 1,
             node: NodeId([*node as u8; 16]),
             node_name: format!("node{node}"),
             path: format!("/brick{index}"),
-        }],
+        };
+        SetMap::first(SetId(index as u16), vec![member])
     };
     VolumeMap {
         cluster: ClusterId([1; 16]),
