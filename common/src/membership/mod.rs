@@ -18,4 +18,6 @@ pub mod set;
 pub mod transition;
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! The transitions of a set's membership. Each names the epoch that it was decided on and is refused in
 //! another one, so that what was decided on an old view changes nothing (R2-R4).
 //!
-//! The epoch grows with each change of primary or in_sync. What is only noted (who catches up, who is held)
-//! leaves it, because every change of epoch makes leases and streams start anew.
+//! The epoch grows with each change of primary or in_sync, and where a catch-up is given up: a join that the
+//! primary asked for and does not know the outcome of must not come true after a later catch-up has begun
+//! (PROTOCOL 18). What is only noted (who begins to catch up, who is held) leaves the epoch as it is, because
+//! every change of it makes leases and streams start anew.
 
 use crate::cluster::map::SetMap;
 use crate::ids::{BrickId, NodeId};
@@ -145,7 +147,8 @@ pub fn apply_change(set: &SetMap, epoch: u64, change: &SetChange) -> Result<SetM
         }
     }
     settle(&mut next);
-    if (next.primary, &next.in_sync) != (set.primary, &set.in_sync) {
+    let gives_up = set.catching_up.iter().any(|brick| next.standing(*brick) == Some(Standing::Out));
+    if gives_up || (next.primary, &next.in_sync) != (set.primary, &set.in_sync) {
         next.epoch = set.epoch + 1;
     }
     next.check();

@@ -1,0 +1,379 @@
+//! The world: real time, the network between members and manager, what goes wrong, and the checks after
+//! each step.
+
+use super::manager::Manager;
+use super::member::{Clock, Member};
+use super::message::{Message, To, Writes};
+use super::rng::Rng;
+use super::{Sabotage, TICK_MS};
+use crate::cluster::map::{MemberMap, SetMap};
+use crate::ids::{BrickId, NodeId, SetId};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::rc::Rc;
+
+/// What happens next.
+enum Event {
+    Deliver(To, Message),
+    MemberTick(usize),
+    ManagerTick,
+    Write,
+    Resume(usize),
+    ManagerBack,
+    Fault,
+}
+
+pub struct World {
+    pub now_ms: u64,
+    pub rng: Rng,
+    pub members: Vec<Member>,
+    pub manager: Manager,
+    events: BinaryHeap<Reverse<(u64, u64)>>,
+    waiting: std::collections::HashMap<u64, Event>,
+    events_made: u64,
+    /// Ordered pairs that cannot talk; the manager is the last number.
+    cut: BTreeSet<(usize, usize)>,
+    pub is_stormy: bool,
+    /// One message in so many is lost, late or doubled while it is stormy.
+    lost_one_in: u64,
+    late_one_in: u64,
+    twice_one_in: u64,
+    writes_made: u32,
+    /// Every acknowledged write.
+    acked: Writes,
+    pub acked_count: u64,
+    epochs_seen: Vec<u64>,
+    pub epochs: u64,
+    pub violation: Option<String>,
+    traces: bool,
+}
+
+pub fn index_of(brick: BrickId) -> usize {
+    usize::from(brick.0[0])
+}
+
+fn new_set(members: u64) -> SetMap {
+    let member = |i: u64| MemberMap {
+        brick: BrickId([i as u8; 16]),
+        incarnation: 1,
+        node: NodeId([i as u8; 16]),
+        node_name: String::new(),
+        path: String::new(),
+    };
+    SetMap::first(SetId(0), (0..members).map(member).collect())
+}
+
+impl World {
+    pub fn new(seed: u64, sabotage: Sabotage, traces: bool) -> World {
+        let mut rng = Rng::new(seed);
+        let set = Rc::new(new_set(rng.between(2, 5)));
+        let members: Vec<Member> = (0..set.members.len())
+            .map(|i| {
+                let clock =
+                    Clock { base_ms: rng.below(100_000), since_ms: 0, rate_ppm: rng.between(955_000, 1_045_000) };
+                Member::new(BrickId([i as u8; 16]), clock, set.clone(), sabotage)
+            })
+            .collect();
+        let mut odds = || [4, 10, 30, 100][rng.below(4) as usize];
+        let (lost_one_in, late_one_in, twice_one_in) = (odds(), odds(), odds());
+        let mut world = World {
+            now_ms: 0,
+            rng,
+            epochs_seen: vec![1; members.len()],
+            members,
+            manager: Manager::new(set, sabotage),
+            events: BinaryHeap::new(),
+            waiting: std::collections::HashMap::new(),
+            events_made: 0,
+            cut: BTreeSet::new(),
+            is_stormy: true,
+            lost_one_in,
+            late_one_in,
+            twice_one_in,
+            writes_made: 0,
+            acked: Writes::default(),
+            acked_count: 0,
+            epochs: 1,
+            violation: None,
+            traces,
+        };
+        for i in 0..world.members.len() {
+            world.after(1 + i as u64, Event::MemberTick(i));
+        }
+        world.after(5, Event::ManagerTick);
+        world.after(50, Event::Write);
+        world.after(4000, Event::Fault);
+        world
+    }
+
+    fn after(&mut self, delay_ms: u64, event: Event) {
+        self.events_made += 1;
+        self.events.push(Reverse((self.now_ms + delay_ms, self.events_made)));
+        self.waiting.insert(self.events_made, event);
+    }
+
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if self.traces {
+            eprintln!("{:>7} {}", self.now_ms, what());
+        }
+    }
+
+    pub fn step(&mut self) {
+        let Some(Reverse((at_ms, number))) = self.events.pop() else { return };
+        self.now_ms = at_ms;
+        // Leases run out between events: look before and after.
+        self.check();
+        match self.waiting.remove(&number) {
+            Some(Event::Deliver(to, message)) => self.deliver(to, message),
+            Some(Event::MemberTick(i)) => self.member_tick(i),
+            Some(Event::ManagerTick) => self.manager_tick(),
+            Some(Event::Write) => self.client_writes(),
+            Some(Event::Resume(i)) => self.resume(i),
+            Some(Event::ManagerBack) => self.manager.is_away = false,
+            Some(Event::Fault) => self.fault(),
+            None => (),
+        }
+        self.check();
+    }
+
+    fn local_ms(&self, i: usize) -> u64 {
+        self.members[i].clock.at(self.now_ms)
+    }
+
+    fn deliver(&mut self, to: To, message: Message) {
+        match to {
+            To::Manager if self.manager.is_away => (),
+            To::Manager => {
+                let before = self.manager.index;
+                self.manager.receive(self.now_ms, &message);
+                self.note_commit(before, &message);
+                self.send_of_manager();
+            }
+            To::Member(brick) => {
+                let i = index_of(brick);
+                let now_ms = self.local_ms(i);
+                let member = &mut self.members[i];
+                match (member.is_up, member.is_paused) {
+                    (false, _) => (),
+                    // It waits in the socket.
+                    (true, true) => member.inbox.push(message),
+                    (true, false) => member.receive(now_ms, message),
+                }
+                self.send_of_member(i);
+            }
+        }
+    }
+
+    fn note_commit(&self, before: u64, why: &Message) {
+        if self.manager.index != before {
+            self.trace(|| format!("commit {:?} by {why:?}", show(&self.manager.set)));
+        }
+    }
+
+    fn member_tick(&mut self, i: usize) {
+        let jitter = self.rng.below(TICK_MS / 2);
+        self.after(TICK_MS * 3 / 4 + jitter, Event::MemberTick(i));
+        let now_ms = self.local_ms(i);
+        if self.members[i].is_up && !self.members[i].is_paused {
+            self.members[i].tick(now_ms);
+            self.send_of_member(i);
+        }
+    }
+
+    fn manager_tick(&mut self) {
+        self.after(TICK_MS, Event::ManagerTick);
+        if !self.manager.is_away {
+            let before = self.manager.index;
+            self.manager.tick(self.now_ms, self.is_stormy, &mut self.rng);
+            if self.manager.index != before {
+                self.trace(|| format!("commit {:?} by itself", show(&self.manager.set)));
+            }
+            self.send_of_manager();
+        }
+    }
+
+    /// A client tries everybody: who may serve takes the write.
+    fn client_writes(&mut self) {
+        let pause = self.rng.between(40, 300);
+        self.after(pause, Event::Write);
+        for i in 0..self.members.len() {
+            let now_ms = self.local_ms(i);
+            let member = &mut self.members[i];
+            if member.is_up && !member.is_paused && member.write(now_ms, self.writes_made) {
+                self.writes_made += 1;
+                self.send_of_member(i);
+                // Another one may have a lease as well only by a mistake, which `check` has found.
+            }
+        }
+    }
+
+    fn resume(&mut self, i: usize) {
+        let now_ms = self.local_ms(i);
+        let member = &mut self.members[i];
+        if member.is_up && member.is_paused {
+            member.is_paused = false;
+            for message in std::mem::take(&mut member.inbox) {
+                member.receive(now_ms, message);
+            }
+            self.send_of_member(i);
+            self.trace(|| format!("resume {i}"));
+        }
+    }
+
+    fn send_of_member(&mut self, i: usize) {
+        let acked = std::mem::take(&mut self.members[i].acked);
+        for write in &acked {
+            self.acked.insert(*write);
+            self.acked_count += 1;
+            let set = &self.members[i].map;
+            if set.in_sync.len() < set.min_in_sync() {
+                self.violation = Some(format!("write {write} acknowledged below min-in-sync: {}", show(set)));
+            }
+        }
+        for (to, message) in std::mem::take(&mut self.members[i].out) {
+            self.send(i, to, message);
+        }
+    }
+
+    fn send_of_manager(&mut self) {
+        let manager = self.members.len();
+        for (to, message) in std::mem::take(&mut self.manager.out) {
+            self.send(manager, to, message);
+        }
+    }
+
+    /// Late, lost or twice.
+    fn send(&mut self, from: usize, to: To, message: Message) {
+        let link = match to {
+            To::Member(brick) => (from, index_of(brick)),
+            To::Manager => (from, self.members.len()),
+        };
+        if self.cut.contains(&link) || (self.is_stormy && self.rng.is_one_in(self.lost_one_in)) {
+            return;
+        }
+        let copies = if self.is_stormy && self.rng.is_one_in(self.twice_one_in) { 2 } else { 1 };
+        for _ in 0..copies {
+            let is_late = self.is_stormy && self.rng.is_one_in(self.late_one_in);
+            let delay_ms = if is_late { self.rng.between(100, 4000) } else { self.rng.between(1, 25) };
+            self.after(delay_ms, Event::Deliver(to, message.clone()));
+        }
+    }
+
+    fn fault(&mut self) {
+        if !self.is_stormy {
+            return;
+        }
+        let next = self.rng.between(200, 1800);
+        self.after(next, Event::Fault);
+        let all = self.members.len() as u64;
+        let (i, other) = (self.rng.below(all) as usize, self.rng.below(all + 1) as usize);
+        let kind = self.rng.below(12);
+        self.trace(|| format!("fault {kind} at {i} with {other}"));
+        match kind {
+            0 => self.members[i].crash(),
+            1 | 2 => self.restart(i),
+            3 | 4 if self.members[i].is_up => {
+                self.members[i].is_paused = true;
+                let pause = self.rng.between(100, 8000);
+                self.after(pause, Event::Resume(i));
+            }
+            // A node alone, with or without its way to the manager.
+            5 => self.cut.extend((0..=all as usize).flat_map(|j| [(i, j), (j, i)])),
+            6 => self.cut.extend((0..all as usize).flat_map(|j| [(i, j), (j, i)])),
+            // One link, in both directions or in one.
+            7 => self.cut.extend([(i, other), (other, i)]),
+            8 => drop(self.cut.insert((i, other))),
+            9 | 10 => self.cut.clear(),
+            11 => {
+                self.manager.is_away = true;
+                let away = self.rng.between(500, 6000);
+                self.after(away, Event::ManagerBack);
+            }
+            _ => (),
+        }
+    }
+
+    fn restart(&mut self, i: usize) {
+        if self.members[i].is_up {
+            return;
+        }
+        // A machine that starts again has a new clock.
+        if self.rng.is_one_in(3) {
+            let base_ms = self.rng.below(5000);
+            let clock = &mut self.members[i].clock;
+            (clock.base_ms, clock.since_ms) = (base_ms, self.now_ms);
+        }
+        let now_ms = self.local_ms(i);
+        self.members[i].restart(now_ms);
+    }
+
+    /// The storm is over. Some stay dead, as many as a set survives: the least number lives, and one of the
+    /// last members in sync.
+    pub fn calm(&mut self) {
+        self.is_stormy = false;
+        self.cut.clear();
+        self.manager.is_away = false;
+        let all = self.members.len();
+        let dead: BTreeSet<usize> = (0..all).filter(|_| self.rng.is_one_in(3)).collect();
+        let in_sync_lives = self.manager.set.in_sync.iter().any(|brick| !dead.contains(&index_of(*brick)));
+        let may_stay_dead = all - dead.len() >= self.manager.set.min_in_sync() && in_sync_lives;
+        for i in 0..all {
+            if may_stay_dead && dead.contains(&i) {
+                self.members[i].crash();
+            } else {
+                self.resume(i);
+                self.restart(i);
+            }
+        }
+        self.trace(|| format!("calm; dead stay {dead:?}: {may_stay_dead}"));
+    }
+
+    fn serves(&self, i: usize) -> bool {
+        let member = &self.members[i];
+        member.is_up && !member.is_paused && member.may_serve(self.local_ms(i))
+    }
+
+    fn check(&mut self) {
+        if self.violation.is_none() {
+            self.violation = self.find_violation();
+        }
+    }
+
+    fn find_violation(&mut self) -> Option<String> {
+        for (i, member) in self.members.iter().enumerate() {
+            if member.map.epoch < self.epochs_seen[i] {
+                return Some(format!("R2: the epoch of member {i} went back to {}", member.map.epoch));
+            }
+            self.epochs_seen[i] = member.map.epoch;
+        }
+        if self.manager.set.epoch < self.epochs {
+            return Some(format!("R2: the epoch of the set went back to {}", self.manager.set.epoch));
+        }
+        self.epochs = self.manager.set.epoch;
+        let serving: Vec<usize> = (0..self.members.len()).filter(|i| self.serves(*i)).collect();
+        if serving.len() > 1 {
+            let maps: Vec<String> = serving.iter().map(|i| show(&self.members[*i].map)).collect();
+            return Some(format!("R5: members {serving:?} serve at once: {maps:?}"));
+        }
+        let i = *serving.first()?;
+        for other in self.members[i].map.in_sync.iter().map(|brick| index_of(*brick)).filter(|other| *other != i) {
+            if self.members[other].is_up && self.members[other].lease.own_grants_are_over(self.local_ms(other)) {
+                return Some(format!("R5: member {i} serves, and {other} thinks that it granted nothing"));
+            }
+        }
+        let lost = self.acked.first_not_in(&self.members[i].writes)?;
+        Some(format!("R1, R3, R4: member {i} serves without write {lost}: {}", show(&self.members[i].map)))
+    }
+}
+
+fn show(set: &SetMap) -> String {
+    let ids = |bricks: &mut dyn Iterator<Item = &BrickId>| bricks.map(|b| index_of(*b)).collect::<Vec<_>>();
+    format!(
+        "epoch {} primary {} in_sync {:?} catching up {:?} held {:?}",
+        set.epoch,
+        index_of(set.primary),
+        ids(&mut set.in_sync.iter()),
+        ids(&mut set.catching_up.iter()),
+        ids(&mut set.held.keys())
+    )
+}
