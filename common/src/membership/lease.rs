@@ -14,6 +14,12 @@
 //! all other members in sync; a member leads only after what it granted has run out, and a process that
 //! does not remember what it granted only after one whole lease.
 //!
+//! A member that is about to join counts like one in sync from the moment the primary asks for its join, for
+//! grants as for acknowledgements (PROTOCOL 18): the join may have been committed, the joiner promoted and
+//! this primary removed before it hears of any of it. Without this a primary that was in sync alone, and
+//! therefore served without grants, served beside the new one. A process that starts does not know what a
+//! former one asked for: it takes every member that catches up for such a one, until the next epoch.
+//!
 //! Times are of the member's own clock that only goes forward and also counts while the machine sleeps
 //! (CLOCK_BOOTTIME): a process that was stopped finds its grants run out when it goes on. The caller asks
 //! `may_serve` after it has read the data and before it replies.
@@ -80,7 +86,7 @@ pub struct Lease {
     epoch: u64,
     primary: BrickId,
     members: usize,
-    /// The other members in sync.
+    /// The other members in sync, and those that may have joined them.
     others: BTreeSet<BrickId>,
     /// Until when this member may count on another one's grant.
     held_until_ms: BTreeMap<BrickId, u64>,
@@ -104,7 +110,20 @@ impl Lease {
             given_until_ms: BTreeMap::new(),
         };
         lease.on_map(set);
+        if set.primary == me {
+            lease.others.extend(&set.catching_up);
+        }
         lease
+    }
+
+    /// From now on this member is needed as well, until the next epoch: before its join is asked for.
+    pub fn expect(&mut self, joiner: BrickId) {
+        self.others.insert(joiner);
+    }
+
+    /// Whether a primary needs this other member's grants and acknowledgements.
+    pub fn needs(&self, brick: BrickId) -> bool {
+        self.others.contains(&brick)
     }
 
     /// Takes over a newer epoch; an older one is left aside (R2). What was granted stays granted. What is
@@ -126,9 +145,9 @@ impl Lease {
         self.epoch
     }
 
-    /// What a primary sends to the other members in sync every `RENEW_MS`.
+    /// What a primary sends every `RENEW_MS` to the other members in sync and to those that catch up.
     pub fn request(&self, now_ms: u64) -> Option<GrantRequest> {
-        let asks = self.primary == self.me && !self.others.is_empty();
+        let asks = self.primary == self.me && self.members > 1;
         asks.then_some(GrantRequest { epoch: self.epoch, from: self.me, run: self.run, sent_ms: now_ms })
     }
 
@@ -165,7 +184,7 @@ impl Lease {
         self.primary == self.me && self.own_grants_are_over(now_ms) && self.holds_grants(now_ms)
     }
 
-    /// Whether every other member in sync has granted. True where there is none: nobody else can be promoted.
+    /// Whether every other member that is needed has granted. True where there is none: nobody else can be promoted.
     pub fn holds_grants(&self, now_ms: u64) -> bool {
         self.others.iter().all(|brick| self.held_until_ms.get(brick).is_some_and(|until_ms| *until_ms > now_ms))
     }

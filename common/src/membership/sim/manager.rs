@@ -54,14 +54,14 @@ impl Manager {
         now_ms - self.heard_ms[&brick] <= SILENT_MS
     }
 
-    /// Looks who is there. With `suspects` it now and then takes a living member for lost, or promotes another
+    /// Looks who is there. Once in so many looks it takes a living member for lost, or promotes another one
     /// without need.
-    pub fn tick(&mut self, now_ms: u64, suspects: bool, rng: &mut Rng) {
+    pub fn tick(&mut self, now_ms: u64, suspects_one_in: Option<u64>, rng: &mut Rng) {
         let members: Vec<(BrickId, NodeId)> = self.set.members.iter().map(|m| (m.brick, m.node)).collect();
         let heard = |brick: &BrickId| self.is_heard(now_ms, *brick);
         let reachable: BTreeSet<NodeId> = members.iter().filter(|(b, _)| heard(b)).map(|(_, node)| *node).collect();
         for (brick, node) in &members {
-            let is_suspect = suspects && rng.is_one_in(120);
+            let is_suspect = suspects_one_in.is_some_and(|count| rng.is_one_in(count));
             if is_suspect || !self.is_heard(now_ms, *brick) {
                 self.commit(self.lose(*node, &reachable, rng));
             } else if self.set.held.get(brick) == Some(&LeaveReason::Lost) {
@@ -69,7 +69,7 @@ impl Manager {
             }
         }
         let waits = self.set.held.contains_key(&self.set.primary);
-        if waits || (suspects && rng.is_one_in(100)) {
+        if waits || suspects_one_in.is_some_and(|count| rng.is_one_in(count)) {
             let fit: Vec<BrickId> = self.set.in_sync.iter().copied().filter(|b| self.is_heard(now_ms, *b)).collect();
             if !fit.is_empty() {
                 self.try_change(SetChange::PromotePrimary { brick: fit[rng.below(fit.len() as u64) as usize] });

@@ -31,7 +31,8 @@ struct Target {
     synced: bool,
     /// Writes since then that the member has not said to have.
     owed: BTreeSet<u32>,
-    /// It had everything once: from then on nothing is acknowledged without it (PROTOCOL 18).
+    /// It had everything once: from then on nothing is acknowledged without it, and nothing served without its
+    /// grant (PROTOCOL 18).
     clean: bool,
     heard_ms: u64,
 }
@@ -92,7 +93,14 @@ impl Member {
     pub fn restart(&mut self, now_ms: u64) {
         self.is_up = true;
         self.run += 1;
-        self.lease = Lease::new(self.id, LEASE, self.run, now_ms, &self.map);
+        self.lease = match self.sabotage {
+            // As if nobody was catching up.
+            Sabotage::ForgetsJoinerAtStart => {
+                let map = SetMap { catching_up: Vec::new(), ..SetMap::clone(&self.map) };
+                Lease::new(self.id, LEASE, self.run, now_ms, &map)
+            }
+            _ => Lease::new(self.id, LEASE, self.run, now_ms, &self.map),
+        };
     }
 
     pub fn leads(&self) -> bool {
@@ -143,7 +151,7 @@ impl Member {
             (true, Sabotage::AcksWithoutSilentMember) => now_ms - target.heard_ms < 700,
             (true, _) => true,
             (false, Sabotage::AcksWithoutJoiner) => false,
-            (false, _) => target.clean,
+            (false, _) => target.clean || self.lease.needs(*brick),
         };
         let waited: Vec<_> = self.targets.iter().filter(|(brick, target)| waits_for(brick, target)).collect();
         let done = |write: &u32| waited.iter().all(|(_, target)| target.synced && !target.owed.contains(write));
@@ -286,7 +294,12 @@ impl Member {
         self.hear(now_ms, from);
         if let Some(target) = self.targets.get_mut(&from) {
             note(target);
-            target.clean |= target.synced && target.owed.is_empty();
+            if target.synced && target.owed.is_empty() && !target.clean {
+                target.clean = true;
+                if self.sabotage != Sabotage::ServesWithoutJoinersGrant {
+                    self.lease.expect(from);
+                }
+            }
         }
         self.acknowledge(now_ms);
     }

@@ -38,6 +38,8 @@ pub struct World {
     lost_one_in: u64,
     late_one_in: u64,
     twice_one_in: u64,
+    /// How seldom the manager suspects a living member.
+    suspects_one_in: u64,
     writes_made: u32,
     /// Every acknowledged write.
     acked: Writes,
@@ -76,6 +78,7 @@ impl World {
             .collect();
         let mut odds = || [4, 10, 30, 100][rng.below(4) as usize];
         let (lost_one_in, late_one_in, twice_one_in) = (odds(), odds(), odds());
+        let suspects_one_in = [15, 40, 120][rng.below(3) as usize];
         let mut world = World {
             now_ms: 0,
             rng,
@@ -90,6 +93,7 @@ impl World {
             lost_one_in,
             late_one_in,
             twice_one_in,
+            suspects_one_in,
             writes_made: 0,
             acked: Writes::default(),
             acked_count: 0,
@@ -184,7 +188,8 @@ impl World {
         self.after(TICK_MS, Event::ManagerTick);
         if !self.manager.is_away {
             let before = self.manager.index;
-            self.manager.tick(self.now_ms, self.is_stormy, &mut self.rng);
+            let suspects_one_in = self.is_stormy.then_some(self.suspects_one_in);
+            self.manager.tick(self.now_ms, suspects_one_in, &mut self.rng);
             if self.manager.index != before {
                 self.trace(|| format!("commit {:?} by itself", show(&self.manager.set)));
             }
