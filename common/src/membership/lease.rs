@@ -95,7 +95,8 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of a process that started now. `run` is another number in each process.
+    /// The lease of a process that started now. `run` is another number in each process. `set` must not be older
+    /// than what a former process of this member acted on: it is on the disk before anybody acts on it (R2).
     pub fn new(me: BrickId, duration_ms: u64, run: u64, now_ms: u64, set: &SetMap) -> Lease {
         let mut lease = Lease {
             me,

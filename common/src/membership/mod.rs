@@ -14,6 +14,7 @@
 //! ```
 
 pub mod lease;
+pub mod refusal;
 pub mod set;
 pub mod transition;
 

@@ -5,6 +5,8 @@ use crate::ids::{BrickId, NodeId, SetId};
 use crate::membership::lease::{Grant, GrantRequest, Lease, NoGrant};
 use crate::membership::set::{LeaveReason, Standing, min_in_sync};
 use crate::membership::transition::{SetChange, SetRefusal, apply_change, apply_node_loss};
+use proptest::prelude::prop;
+use proptest::{prop_assert, proptest};
 use std::collections::BTreeSet;
 
 const A: BrickId = BrickId([0; 16]);
@@ -217,6 +219,72 @@ fn grants_are_of_one_epoch_one_process_and_one_primary() {
     a.on_map(&newer);
     a.on_map(&change(&newer, SetChange::PromotePrimary { brick: A }).unwrap());
     assert!(!a.may_serve(2001));
+}
+
+#[test] // PROTOCOL 15 with 18
+fn who_is_about_to_join_has_to_grant_as_well() {
+    let alone = done(&set_of(2), &[remove(B, None)]);
+    let catching = change(&alone, rejoin(B, 1)[0]).unwrap();
+    let mut a = lease(A, &alone);
+    a.on_map(&catching);
+    assert!(a.may_serve(5000) && !a.needs(B));
+    a.expect(B);
+    assert!(!a.may_serve(5000) && a.needs(B) && a.missing(5000).eq([B]));
+    let mut b = lease(B, &catching);
+    a.on_grant(5001, &b.on_request(9, &a.request(5000).unwrap()).unwrap());
+    assert!(a.may_serve(5001));
+    // A process that starts does not know what a former one asked for, until the next epoch.
+    let mut again = lease(A, &catching);
+    assert!(again.needs(B) && !again.may_serve(5000));
+    again.on_map(&change(&catching, remove(B, None)).unwrap());
+    assert!(!again.needs(B) && again.may_serve(5000));
+}
+
+fn any_change(pick: (u8, u8, u8, u8)) -> SetChange {
+    let (brick, other) = (BrickId([pick.1; 16]), BrickId([pick.2; 16]));
+    let (incarnation, successor) = (1 + u64::from(pick.3 % 2), (pick.3 > 2).then_some(other));
+    let reason =
+        [LeaveReason::Lost, LeaveReason::Failed, LeaveReason::Slow, LeaveReason::Full][usize::from(pick.3 % 4)];
+    match pick.0 {
+        0..=2 => SetChange::RemoveMember { brick, reason, successor },
+        3 => SetChange::PromotePrimary { brick },
+        4 | 5 => SetChange::StartCatchUp { brick, incarnation },
+        6 | 7 => SetChange::JoinInSync { brick, incarnation },
+        8 => SetChange::MemberBack { brick },
+        9 => SetChange::RenewBrick { brick, incarnation, successor },
+        _ => SetChange::ResetSet { from: brick, accept_loss: true, last_acked_ms: None },
+    }
+}
+
+proptest! {
+    #[test] // R2, R3, R4, R7
+    fn no_order_of_changes_breaks_a_set(
+        members in 1u8..6,
+        picks in prop::collection::vec((0u8..11, 0u8..6, 0u8..6, 0u8..6), 0..60),
+    ) {
+        let mut set = set_of(members);
+        for pick in picks {
+            let one = any_change(pick);
+            let Ok(next) = change(&set, one) else { continue };
+            let is_reset = matches!(one, SetChange::ResetSet { .. });
+            let stays = (next.primary, &next.in_sync) == (set.primary, &set.in_sync);
+            prop_assert!(next.epoch == set.epoch + 1 || (next.epoch == set.epoch && stays));
+            prop_assert!(is_reset || next.in_sync.len() >= next.min_in_sync().min(set.in_sync.len()));
+            prop_assert!(is_reset || set.in_sync.contains(&next.primary), "R4: {one:?} on {set:?}");
+            for joined in next.in_sync.iter().filter(|brick| !set.in_sync.contains(brick)) {
+                prop_assert!(is_reset || set.catching_up.contains(joined));
+            }
+            for given_up in set.catching_up.iter().filter(|brick| next.standing(**brick) == Some(Standing::Out)) {
+                prop_assert!(next.epoch > set.epoch, "a join of {given_up} may be under way");
+            }
+            for (old, new) in set.members.iter().zip(&next.members) {
+                let is_wiped = new.incarnation > old.incarnation;
+                prop_assert!(new.incarnation >= old.incarnation);
+                prop_assert!(!is_wiped || next.standing(new.brick) == Some(Standing::Out));
+            }
+            set = next;
+        }
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::rng::Rng;
 use super::{SILENT_MS, Sabotage};
 use crate::cluster::map::SetMap;
 use crate::ids::{BrickId, NodeId};
-use crate::membership::set::{LeaveReason, Standing};
+use crate::membership::set::LeaveReason;
 use crate::membership::transition::{SetChange, apply_change, apply_node_loss};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -40,12 +40,7 @@ impl Manager {
         {
             return;
         }
-        let gives_up = matches!(change, SetChange::RemoveMember { brick, .. }
-            if self.set.standing(*brick) == Some(Standing::CatchingUp));
-        if let Ok(mut next) = apply_change(&self.set, epoch, change) {
-            if gives_up && self.sabotage == Sabotage::KeepsEpochOfGivenUpCatchUp {
-                next.epoch = self.set.epoch;
-            }
+        if let Ok(next) = apply_change(&self.set, epoch, change) {
             self.commit(next);
         }
     }

@@ -1,6 +1,7 @@
 //! One member: its durable state, its process, and a simple model of replicated writes around the lease.
 //! A write is applied by the primary and sent to the others; it is acknowledged when all have it (R1).
 
+use super::clock::Clock;
 use super::message::{Message, Stream, To, Writes};
 use super::{LEASE, SILENT_MS, Sabotage};
 use crate::cluster::map::SetMap;
@@ -10,19 +11,6 @@ use crate::membership::set::{LeaveReason, Standing};
 use crate::membership::transition::SetChange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-
-/// A clock that goes by its own rate, also while the process stands still.
-pub struct Clock {
-    pub base_ms: u64,
-    pub since_ms: u64,
-    pub rate_ppm: u64,
-}
-
-impl Clock {
-    pub fn at(&self, real_ms: u64) -> u64 {
-        self.base_ms + (real_ms - self.since_ms) * self.rate_ppm / 1_000_000
-    }
-}
 
 /// What a primary knows of another member in its stream.
 struct Target {

@@ -5,10 +5,13 @@
 //!
 //! `SIM_SEEDS=N` runs the first N seeds, `SIM_SEED=S` replays one with what happened.
 
+mod check;
+mod clock;
 mod manager;
 mod member;
 mod message;
 mod rng;
+mod weather;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,13 +49,15 @@ enum Sabotage {
     ServesWithoutJoinersGrant,
     /// PROTOCOL 18: a process that starts thinks that nobody is about to join.
     ForgetsJoinerAtStart,
-    /// PROTOCOL 18: a catch-up that is given up leaves the epoch, so an old join may come true later.
-    KeepsEpochOfGivenUpCatchUp,
+    /// PROTOCOL 15: clocks differ by more than the margin of a grant.
+    HasWildClocks,
 }
 
 struct Ended {
     acked: u64,
     epochs: u64,
+    /// How long after the storm a write was acknowledged.
+    recovery_ms: u64,
 }
 
 /// Runs one history; an error says what was broken, and how to see it again.
@@ -73,12 +78,13 @@ fn history(seed: u64, sabotage: Sabotage, traces: bool) -> Result<Ended, String>
     world.calm();
     // What was decided in the storm may be acknowledged at once: a few writes more show that it goes on.
     let enough = world.acked_count + 5;
-    let deadline_ms = world.now_ms + CALM_MS;
+    let calm_ms = world.now_ms;
+    let deadline_ms = calm_ms + CALM_MS;
     step_until(&mut world, |world| world.acked_count >= enough || world.now_ms > deadline_ms)?;
     if world.acked_count < enough {
         return Err(format!("nothing is acknowledged {CALM_MS} ms after the faults ended: {:?}", world.manager.set));
     }
-    Ok(Ended { acked: world.acked_count, epochs: world.epochs })
+    Ok(Ended { acked: world.acked_count, epochs: world.epochs, recovery_ms: world.now_ms - calm_ms })
 }
 
 fn step_until(world: &mut World, is_done: impl Fn(&World) -> bool) -> Result<(), String> {
@@ -102,13 +108,14 @@ fn no_history_breaks_a_rule() {
         return;
     }
     let seeds = env_number("SIM_SEEDS").unwrap_or(SEEDS);
-    let (mut acked, mut epochs) = (0, 0);
+    let (mut acked, mut epochs, mut recovery_ms) = (0, 0, 0);
     for seed in 0..seeds {
         let ended = run(seed, Sabotage::None, false).unwrap_or_else(|broken| panic!("{broken}"));
         acked += ended.acked;
         epochs += ended.epochs;
+        recovery_ms = recovery_ms.max(ended.recovery_ms);
     }
-    println!("{seeds} seeds: {acked} writes acknowledged, {epochs} epochs");
+    println!("{seeds} seeds: {acked} writes acknowledged, {epochs} epochs, longest recovery {recovery_ms} ms");
     assert!(acked > seeds * 20 && epochs > seeds * 5, "the weather was too bad or too good to show anything");
 }
 
@@ -123,7 +130,7 @@ fn every_broken_rule_is_found() {
         Sabotage::AcksWithoutJoiner,
         Sabotage::ServesWithoutJoinersGrant,
         Sabotage::ForgetsJoinerAtStart,
-        Sabotage::KeepsEpochOfGivenUpCatchUp,
+        Sabotage::HasWildClocks,
     ];
     for mistake in mistakes {
         let found = (0..SEEDS).find_map(|seed| Some((seed, run(seed, mistake, false).err()?)));
@@ -131,19 +138,5 @@ fn every_broken_rule_is_found() {
         let what = broken.lines().next().unwrap_or_default();
         println!("{mistake:?}: found by seed {seed}: {what}");
         assert!(!what.contains("nothing is acknowledged") && !what.contains("assertion"), "{mistake:?}: {what}");
-    }
-}
-
-#[test]
-#[ignore]
-fn count_finds() {
-    for m in [
-        Sabotage::AcksWithoutJoiner,
-        Sabotage::ServesWithoutJoinersGrant,
-        Sabotage::ForgetsJoinerAtStart,
-        Sabotage::KeepsEpochOfGivenUpCatchUp,
-    ] {
-        let n = (0..2000).filter(|seed| run(*seed, m, false).is_err()).count();
-        println!("{m:?} {n} of 2000; {:?}", (0..2000).find_map(|seed| run(seed, m, false).err()));
     }
 }
