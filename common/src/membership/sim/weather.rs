@@ -89,4 +89,9 @@ impl World {
         }
         self.trace(|| format!("calm; dead stay {dead:?}: {may_stay_dead}"));
     }
+
+    /// Whether a member of the last in_sync is there.
+    pub fn in_sync_lives(&self) -> bool {
+        self.manager.set.in_sync.iter().any(|brick| self.members[index_of(*brick)].is_up)
+    }
 }
