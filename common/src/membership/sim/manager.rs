@@ -98,6 +98,13 @@ impl Manager {
         }
     }
 
+    /// A disk is another one, if the set can do without what it had.
+    pub fn renew(&mut self, change: SetChange) -> bool {
+        let before = self.index;
+        self.try_change(change);
+        self.index != before
+    }
+
     fn commit(&mut self, next: SetMap) {
         if next != *self.set {
             self.index += 1;

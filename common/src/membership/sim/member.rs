@@ -6,23 +6,23 @@ use super::message::{Message, Stream, To, Writes};
 use super::{LEASE, SILENT_MS, Sabotage};
 use crate::cluster::map::SetMap;
 use crate::ids::BrickId;
-use crate::membership::lease::{Lease, NoGrant};
+use crate::membership::lease::Lease;
 use crate::membership::set::{LeaveReason, Standing};
 use crate::membership::transition::SetChange;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What a primary knows of another member in its stream.
-struct Target {
+pub(super) struct Target {
     /// What it had when the stream began.
-    writes: Rc<Writes>,
-    synced: bool,
+    pub writes: Rc<Writes>,
+    pub synced: bool,
     /// Writes since then that the member has not said to have.
-    owed: BTreeSet<u32>,
+    pub owed: BTreeSet<u32>,
     /// It had everything once: from then on nothing is acknowledged without it, and nothing served without its
     /// grant (PROTOCOL 18).
-    clean: bool,
-    heard_ms: u64,
+    pub clean: bool,
+    pub heard_ms: u64,
 }
 
 pub struct Member {
@@ -35,12 +35,12 @@ pub struct Member {
     pub index: u64,
     pub map: Rc<SetMap>,
     pub writes: Writes,
-    stream: Stream,
+    pub(super) stream: Stream,
     /// The process.
     pub run: u64,
     pub lease: Lease,
-    targets: BTreeMap<BrickId, Target>,
-    pending: BTreeSet<u32>,
+    pub(super) targets: BTreeMap<BrickId, Target>,
+    pub(super) pending: BTreeSet<u32>,
     pub out: Vec<(To, Message)>,
     /// Acknowledged since somebody looked.
     pub acked: Vec<u32>,
@@ -91,6 +91,11 @@ impl Member {
         };
     }
 
+    /// Another disk: nothing of before is there, but what the manager says.
+    pub fn wipe(&mut self, index: u64, map: Rc<SetMap>) {
+        (self.index, self.map, self.stream, self.writes) = (index, map, (0, 0), Writes::default());
+    }
+
     pub fn leads(&self) -> bool {
         self.map.primary == self.id
     }
@@ -129,12 +134,12 @@ impl Member {
         true
     }
 
-    fn my_stream(&self) -> Stream {
+    pub(super) fn my_stream(&self) -> Stream {
         (self.map.epoch, self.run)
     }
 
     /// R1: what every member in sync has, and every joiner that had everything once.
-    fn acknowledge(&mut self, now_ms: u64) {
+    pub(super) fn acknowledge(&mut self, now_ms: u64) {
         let waits_for = |brick: &BrickId, target: &Target| match (self.map.in_sync.contains(brick), self.sabotage) {
             (true, Sabotage::AcksWithoutSilentMember) => now_ms - target.heard_ms < 700,
             (true, _) => true,
@@ -197,104 +202,14 @@ impl Member {
             if now_ms - target.heard_ms > SILENT_MS {
                 ask(SetChange::RemoveMember { brick, reason: LeaveReason::Lost, successor: None });
             } else if target.clean && !self.map.in_sync.contains(&brick) {
-                ask(SetChange::JoinInSync { brick, incarnation: 1 });
+                let incarnation = self.map.member(brick).map_or(0, |member| member.incarnation);
+                ask(SetChange::JoinInSync { brick, incarnation });
             }
         }
         for member in &self.map.members {
             if self.map.standing(member.brick) == Some(Standing::Out) {
-                ask(SetChange::StartCatchUp { brick: member.brick, incarnation: 1 });
+                ask(SetChange::StartCatchUp { brick: member.brick, incarnation: member.incarnation });
             }
-        }
-    }
-
-    pub fn receive(&mut self, now_ms: u64, message: Message) {
-        match message {
-            Message::Map { index, set } => self.take_map(index, set),
-            Message::Request(request) => {
-                let granted = match self.lease.on_request(now_ms, &request) {
-                    Err(NoGrant::Stale { .. }) if self.sabotage == Sabotage::TakesLowerEpochs => {
-                        let (epoch, run, sent_ms) = (request.epoch, request.run, request.sent_ms);
-                        Ok(crate::membership::lease::Grant { epoch, from: self.id, run, sent_ms })
-                    }
-                    granted => granted,
-                };
-                if let Ok(grant) = granted {
-                    self.out.push((To::Member(request.from), Message::Grant(grant)));
-                }
-            }
-            Message::Grant(grant) => {
-                self.lease.on_grant(now_ms, &grant);
-                self.hear(now_ms, grant.from);
-            }
-            Message::Sync { stream, from, writes } => self.sync(stream, from, &writes),
-            Message::Apply { stream, from, write } => {
-                if self.takes(stream, from) && self.stream == stream {
-                    self.writes.insert(write);
-                    self.out.push((To::Member(from), Message::Applied { stream, from: self.id, write }));
-                }
-            }
-            Message::Synced { stream, from } => self.progress(now_ms, stream, from, |target| target.synced = true),
-            Message::Applied { stream, from, write } => {
-                self.progress(now_ms, stream, from, |target| target.owed.retain(|owed| *owed != write));
-            }
-            Message::Ping { .. } | Message::Ask { .. } => unreachable!("these are for the manager"),
-        }
-    }
-
-    fn take_map(&mut self, index: u64, set: Rc<SetMap>) {
-        if index <= self.index {
-            return;
-        }
-        self.index = index;
-        if set.epoch != self.map.epoch {
-            self.targets.clear();
-            // In doubt for ever: what of it the new primary has, it has.
-            self.pending.clear();
-        }
-        self.lease.on_map(&set);
-        self.map = set;
-    }
-
-    /// R2: effects of this epoch from its primary, and of no other.
-    fn takes(&self, stream: Stream, from: BrickId) -> bool {
-        let is_current = stream.0 == self.map.epoch && from == self.map.primary && from != self.id;
-        is_current || (self.sabotage == Sabotage::TakesLowerEpochs && stream.0 < self.map.epoch)
-    }
-
-    /// A stream begins once: a repetition of its beginning says nothing of what came after.
-    fn sync(&mut self, stream: Stream, from: BrickId, writes: &Writes) {
-        if !self.takes(stream, from) {
-            return;
-        }
-        if stream > self.stream || self.sabotage == Sabotage::TakesLowerEpochs && stream.0 < self.stream.0 {
-            self.stream = stream;
-            self.writes = writes.clone();
-        }
-        if self.stream == stream {
-            self.out.push((To::Member(from), Message::Synced { stream, from: self.id }));
-        }
-    }
-
-    fn progress(&mut self, now_ms: u64, stream: Stream, from: BrickId, note: impl FnOnce(&mut Target)) {
-        if !self.leads() || stream != self.my_stream() {
-            return;
-        }
-        self.hear(now_ms, from);
-        if let Some(target) = self.targets.get_mut(&from) {
-            note(target);
-            if target.synced && target.owed.is_empty() && !target.clean {
-                target.clean = true;
-                if self.sabotage != Sabotage::ServesWithoutJoinersGrant {
-                    self.lease.expect(from);
-                }
-            }
-        }
-        self.acknowledge(now_ms);
-    }
-
-    fn hear(&mut self, now_ms: u64, from: BrickId) {
-        if let Some(target) = self.targets.get_mut(&from) {
-            target.heard_ms = now_ms;
         }
     }
 }

@@ -10,6 +10,7 @@ mod clock;
 mod manager;
 mod member;
 mod message;
+mod receive;
 mod rng;
 mod weather;
 mod world;

@@ -1,6 +1,8 @@
 //! What goes wrong, and what stays so when the storm is over.
 
+use super::check::show;
 use super::world::{Event, World, index_of};
+use crate::membership::transition::SetChange;
 use std::collections::BTreeSet;
 
 impl World {
@@ -29,7 +31,7 @@ impl World {
         self.after(next, Event::Fault);
         let all = self.members.len() as u64;
         let (i, other) = (self.rng.below(all) as usize, self.rng.below(all + 1) as usize);
-        let kind = self.rng.below(12);
+        let kind = self.rng.below(13);
         self.trace(|| format!("fault {kind} at {i} with {other}"));
         match kind {
             0 => self.members[i].crash(),
@@ -51,7 +53,27 @@ impl World {
                 let away = self.rng.between(500, 6000);
                 self.after(away, Event::ManagerBack);
             }
+            12 => self.wipe(i),
             _ => (),
+        }
+    }
+
+    /// A dead member comes back with an empty disk (R7), where the set can do without what it had.
+    fn wipe(&mut self, i: usize) {
+        if self.members[i].is_up {
+            return;
+        }
+        let brick = self.members[i].id;
+        let set = self.manager.set.clone();
+        let successor =
+            set.successors(brick).map(|member| member.brick).find(|other| self.members[index_of(*other)].is_up);
+        let incarnation = set.member(brick).map_or(0, |member| member.incarnation);
+        if self.manager.renew(SetChange::RenewBrick { brick, incarnation, successor }) {
+            self.trace(|| format!("wiped {i}: {}", show(&self.manager.set)));
+            self.members[i].wipe(self.manager.index, self.manager.set.clone());
+            self.epochs_seen[i] = 0;
+            self.restart(i);
+            self.send_of_manager();
         }
     }
 

@@ -252,7 +252,7 @@ impl World {
         }
     }
 
-    fn send_of_manager(&mut self) {
+    pub(super) fn send_of_manager(&mut self) {
         let manager = self.members.len();
         for (to, message) in std::mem::take(&mut self.manager.out) {
             self.send(manager, to, message);
