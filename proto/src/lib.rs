@@ -9,6 +9,9 @@ pub mod v1 {
     tonic::include_proto!("brickfs.v1");
 }
 
+/// The encoded FileDescriptorSet of all services and messages, so that what must hold for every RPC can be checked.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/brickfs.v1.descriptors"));
+
 /// HTTP/2 frame size of both sides in bytes (the default of 16 KiB costs a third of all throughput).
 pub const FRAME_BYTES: u32 = 1 << 20;
 /// HTTP/2 window of the one stream in bytes.
