@@ -7,6 +7,8 @@ mod brick;
 mod config;
 mod manager;
 mod priority;
+#[cfg_attr(not(test), expect(dead_code, reason = "the peers of the cluster are built on it"))]
+mod security;
 
 use anyhow::{Context as _, bail};
 use brick::host::Host;

@@ -1,0 +1,379 @@
+//! Both sides of TLS over real sockets.
+
+use crate::security::accept::{HandshakeLimits, Remote, connect, incoming};
+use crate::security::authority::Authority;
+use crate::security::identity::NewKey;
+use crate::security::pem;
+use crate::security::revocation::Revocations;
+use crate::security::role::{Role, Serial};
+use crate::security::testing::{DAYS_90, authority, credentials, grant, identity_of};
+use crate::security::tls::{Credentials, client_config, explain, joining_config, server_config};
+use crate::security::verify::{OfServers, PROVIDER};
+use brickfs_common::ids::NodeId;
+use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, HandshakeKind, ServerConfig, version};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_rustls::client::TlsStream;
+use tokio_stream::StreamExt as _;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A listener that answers each connection with what it reads.
+struct Listener {
+    address: SocketAddr,
+    accepted: UnboundedReceiver<Remote>,
+    refused: UnboundedReceiver<String>,
+}
+
+async fn listen_with(config: Arc<ServerConfig>, limits: HandshakeLimits) -> Listener {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let ((accepted_sender, accepted), (refused_sender, refused)) = (unbounded_channel(), unbounded_channel());
+    let mut connections = incoming(socket, config, limits, move |from, reason| {
+        assert!(from.ip().is_loopback());
+        let _ = refused_sender.send(reason.to_owned());
+    });
+    tokio::spawn(async move {
+        while let Some(connection) = connections.next().await {
+            let connection = connection.unwrap();
+            let _ = accepted_sender.send(*connection.remote());
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = tokio::io::split(connection);
+                let _ = tokio::io::copy(&mut reader, &mut writer).await;
+            });
+        }
+    });
+    Listener { address, accepted, refused }
+}
+
+async fn listen(credentials: &Arc<Credentials>) -> Listener {
+    let limits = HandshakeLimits { timeout: LIMIT, ..HandshakeLimits::default() };
+    listen_with(server_config(credentials).unwrap(), limits).await
+}
+
+async fn echo(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
+    stream.write_all(b"ping").await?;
+    let mut answer = [0; 4];
+    stream.read_exact(&mut answer).await?;
+    assert_eq!(&answer, b"ping");
+    Ok(())
+}
+
+/// Connects and says something: a refusal by the other end is seen only then.
+async fn talk(listener: &Listener, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
+    let connected = connect(listener.address, config, LIMIT).await;
+    let (mut stream, _) = connected.map_err(|error| explain(&error))?;
+    echo(&mut stream).await.map_err(|error| explain(&error))?;
+    Ok(stream)
+}
+
+fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()))
+}
+
+/// A client that shows any certificate.
+fn showing(believed: &Arc<Credentials>, chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ClientConfig> {
+    let verifier = OfServers::Member { credentials: believed.clone(), expected: None };
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    Arc::new(config.with_client_auth_cert(chain, key_der(key)).unwrap())
+}
+
+/// A server that shows any certificate and asks for none.
+fn answering_with(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+    let config = ServerConfig::builder_with_provider(PROVIDER.clone()).with_protocol_versions(&[&version::TLS13]);
+    Arc::new(config.unwrap().with_no_client_auth().with_single_cert(chain, key_der(key)).unwrap())
+}
+
+fn params(parts: [&str; 3]) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    let types = [DnType::OrganizationName, DnType::OrganizationalUnitName, DnType::CommonName];
+    types.into_iter().zip(parts).for_each(|(part, text)| params.distinguished_name.push(part, text));
+    params.serial_number = Some(5.into());
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+/// What an authority's key can sign, but `Authority` never does.
+fn signed_by(authority: &Authority, params: &CertificateParams, key: &impl PublicKeyData) -> CertificateDer<'static> {
+    let ca_key = KeyPair::from_pem(&authority.key_pem()).unwrap();
+    let issuer = Issuer::from_ca_cert_der(authority.certificate().der(), ca_key).unwrap();
+    params.signed_by(key, &issuer).unwrap().der().clone()
+}
+
+#[tokio::test]
+async fn both_ends_know_each_other() {
+    let authority = authority(1);
+    let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Client, 2));
+    let mut listener = listen(&server).await;
+    let config = client_config(&client, Some(NodeId([1; 16]))).unwrap();
+    let (mut stream, node) = connect(listener.address, config, LIMIT).await.unwrap();
+    echo(&mut stream).await.unwrap();
+    assert_eq!(node, *server.identity().who());
+    assert_eq!(stream.get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let remote = listener.accepted.recv().await.unwrap();
+    assert_eq!(remote.identity, Some(*client.identity().who()));
+    assert_eq!(remote.address, stream.get_ref().0.local_addr().unwrap());
+}
+
+#[tokio::test]
+async fn one_without_a_certificate_is_a_stranger_who_can_check_the_pinned_authority() {
+    let authority = authority(1);
+    let mut listener = listen(&credentials(&authority, Role::Peer, 1)).await;
+    talk(&listener, joining_config(authority.certificate().hash()).unwrap()).await.unwrap();
+    assert_eq!(listener.accepted.recv().await.unwrap().identity, None);
+
+    let refused = talk(&listener, joining_config([9; 32]).unwrap()).await.unwrap_err();
+    assert_eq!(refused, "the node that answers is not of the token's cluster");
+    assert!(listener.refused.recv().await.unwrap().starts_with("the other end refused"));
+}
+
+#[tokio::test]
+async fn showing_the_pinned_certificate_without_being_vouched_for_by_it_is_refused() {
+    let authority = authority(1);
+    let key = KeyPair::generate().unwrap();
+    let who = [&authority.certificate().cluster().to_string(), "peer", &NodeId([1; 16]).to_string()];
+    let forged = params(who).self_signed(&key).unwrap().der().clone();
+    let chain = vec![forged, authority.certificate().der().clone()];
+    let listener = listen_with(answering_with(chain, &key), HandshakeLimits::default()).await;
+    let refused = talk(&listener, joining_config(authority.certificate().hash()).unwrap()).await.unwrap_err();
+    assert_eq!(refused, "the certificate is not signed by this cluster's authority");
+}
+
+#[tokio::test]
+async fn certificates_of_another_cluster_are_refused_by_both_ends() {
+    let (ours, theirs) = (authority(1), authority(2));
+    let (server, stranger) = (credentials(&ours, Role::Peer, 1), credentials(&theirs, Role::Peer, 2));
+    let mut listener = listen(&server).await;
+    let refused = talk(&listener, client_config(&stranger, None).unwrap()).await.unwrap_err();
+    assert_eq!(refused, "the certificate is not signed by this cluster's authority");
+    assert!(listener.refused.recv().await.unwrap().starts_with("the other end refused"));
+
+    let key = NewKey::make().unwrap();
+    let certificate = theirs.sign(key.request(), &grant(Role::Peer, 2), SystemTime::now()).unwrap();
+    let [der] = pem::decode(&certificate, [pem::CERTIFICATE]).unwrap();
+    let config = showing(&server, vec![der.to_vec().into()], &KeyPair::from_pem(&key.pem()).unwrap());
+    let refused = talk(&listener, config).await.unwrap_err();
+    assert!(refused.starts_with("the other end refused"), "{refused}");
+    assert_eq!(listener.refused.recv().await.unwrap(), "the certificate is not signed by this cluster's authority");
+}
+
+#[tokio::test]
+async fn forgeries_are_refused_by_both_ends() {
+    // Another authority with the same name, and a certificate that signs itself: the subjects are the right ones.
+    let (ours, same_name) = (authority(1), authority(1));
+    let server = credentials(&ours, Role::Peer, 1);
+    let mut listener = listen(&server).await;
+    let key = KeyPair::generate().unwrap();
+    let cluster = ours.certificate().cluster().to_string();
+    let params = params([&cluster, "peer", &NodeId([1; 16]).to_string()]);
+    for forged in [params.self_signed(&key).unwrap().der().clone(), signed_by(&same_name, &params, &key)] {
+        let chain = vec![forged, same_name.certificate().der().clone()];
+        let refused = talk(&listener, showing(&server, chain.clone(), &key)).await.unwrap_err();
+        assert!(refused.starts_with("the other end refused"), "{refused}");
+        assert_eq!(listener.refused.recv().await.unwrap(), "the certificate is not signed by this cluster's authority");
+        let forger = listen_with(answering_with(chain, &key), HandshakeLimits::default()).await;
+        let refused = talk(&forger, client_config(&server, None).unwrap()).await.unwrap_err();
+        assert_eq!(refused, "the certificate is not signed by this cluster's authority");
+    }
+}
+
+#[tokio::test]
+async fn expired_certificates_are_refused_by_both_ends() {
+    let authority = authority(1);
+    let good = credentials(&authority, Role::Peer, 1);
+    let long_ago = SystemTime::now() - DAYS_90 - Duration::from_secs(60);
+    let expired = identity_of(&authority, &grant(Role::Peer, 2), long_ago);
+    let expired = Credentials::new(expired, Revocations::default());
+    let mut listener = listen(&good).await;
+    let refused = talk(&listener, client_config(&expired, None).unwrap()).await.unwrap_err();
+    assert_eq!(refused, "the other end refused: CertificateExpired");
+    let reason = listener.refused.recv().await.unwrap();
+    assert!(reason.starts_with("the certificate has expired 6"), "{reason}");
+    let refused = talk(&listen(&expired).await, client_config(&good, None).unwrap()).await.unwrap_err();
+    assert!(refused.starts_with("the certificate has expired 6"), "{refused}");
+}
+
+#[tokio::test]
+async fn only_a_node_may_answer_and_where_one_is_expected_only_that() {
+    let authority = authority(1);
+    let (node, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Client, 2));
+    let to_any = client_config(&node, None).unwrap();
+    let refused = talk(&listen(&client).await, to_any.clone()).await.unwrap_err();
+    assert_eq!(refused, "the certificate is not one of a node");
+    // Even if it were allowed to serve.
+    let key = KeyPair::generate().unwrap();
+    let cluster = authority.certificate().cluster().to_string();
+    let admin = signed_by(&authority, &params([&cluster, "admin", &NodeId([2; 16]).to_string()]), &key);
+    let listener = listen_with(answering_with(vec![admin], &key), HandshakeLimits::default()).await;
+    let refused = talk(&listener, to_any.clone()).await.unwrap_err();
+    assert_eq!(refused, "a node was expected to answer, not one with the role admin");
+    let foreign = signed_by(&authority, &params([&NodeId([7; 16]).to_string(), "peer", &cluster]), &key);
+    let listener = listen_with(answering_with(vec![foreign], &key), HandshakeLimits::default()).await;
+    assert!(talk(&listener, to_any).await.unwrap_err().contains("of another cluster"));
+
+    let listener = listen(&node).await;
+    let refused = talk(&listener, client_config(&client, Some(NodeId([3; 16]))).unwrap()).await.unwrap_err();
+    let (is, wanted) = (NodeId([1; 16]), NodeId([3; 16]));
+    assert_eq!(refused, format!("the node {is} answers where {wanted} was expected"));
+}
+
+#[tokio::test]
+async fn a_node_cannot_sign_for_others() {
+    let authority = authority(1);
+    let server = credentials(&authority, Role::Peer, 1);
+    let mut listener = listen(&server).await;
+    let key = NewKey::make().unwrap();
+    let node = authority.sign(key.request(), &grant(Role::Peer, 2), SystemTime::now()).unwrap();
+    let [node] = pem::decode(&node, [pem::CERTIFICATE]).unwrap();
+    let node = CertificateDer::from(node.to_vec());
+    let issuer = Issuer::from_ca_cert_der(&node, KeyPair::from_pem(&key.pem()).unwrap()).unwrap();
+    let cluster = authority.certificate().cluster().to_string();
+    let key = KeyPair::generate().unwrap();
+    let admin = params([&cluster, "admin", &NodeId([3; 16]).to_string()]).signed_by(&key, &issuer).unwrap();
+    let refused = talk(&listener, showing(&server, vec![admin.der().clone(), node], &key)).await.unwrap_err();
+    assert!(refused.starts_with("the other end refused"), "{refused}");
+    assert_eq!(listener.refused.recv().await.unwrap(), "the certificate is not signed by this cluster's authority");
+}
+
+#[tokio::test]
+async fn revoked_certificates_are_refused_by_both_ends() {
+    let authority = authority(1);
+    let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Peer, 2));
+    let mut listener = listen(&server).await;
+    let config = client_config(&client, None).unwrap();
+    talk(&listener, config.clone()).await.unwrap();
+    let revoke = |who: &Arc<Credentials>| {
+        let who = *who.identity().who();
+        Revocations::new([(who.serial, who.not_after_s), (Serial(1), 0)])
+    };
+    server.replace_revocations(revoke(&client));
+    let refused = talk(&listener, config.clone()).await.unwrap_err();
+    assert_eq!(refused, "the other end refused: CertificateRevoked");
+    assert_eq!(listener.refused.recv().await.unwrap(), "the certificate was revoked");
+
+    server.replace_revocations(Revocations::default());
+    client.replace_revocations(revoke(&server));
+    assert_eq!(talk(&listener, config).await.unwrap_err(), "the certificate was revoked");
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_is_used_by_the_next_connection_and_open_ones_live_on() {
+    let authority = authority(1);
+    let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Peer, 2));
+    let mut listener = listen(&server).await;
+    let config = client_config(&client, Some(NodeId([1; 16]))).unwrap();
+    let (mut old, before) = connect(listener.address, config.clone(), LIMIT).await.unwrap();
+    echo(&mut old).await.unwrap();
+    let seen_before = listener.accepted.recv().await.unwrap().identity.unwrap();
+    for (credentials, id) in [(&server, 1), (&client, 2)] {
+        credentials.replace_identity(identity_of(&authority, &grant(Role::Peer, id), SystemTime::now()));
+    }
+    let (mut new, after) = connect(listener.address, config, LIMIT).await.unwrap();
+    echo(&mut new).await.unwrap();
+    echo(&mut old).await.unwrap();
+    assert_eq!((after.id, after.serial), (before.id, server.identity().who().serial));
+    assert_ne!(after.serial, before.serial);
+    let seen_after = listener.accepted.recv().await.unwrap().identity.unwrap();
+    assert_eq!(seen_after, *client.identity().who());
+    assert_ne!(seen_after.serial, seen_before.serial);
+}
+
+#[tokio::test]
+async fn a_node_that_joins_another_cluster_believes_that_one_from_then_on() {
+    let (alone, joined) = (authority(1), authority(2));
+    let node = credentials(&alone, Role::Peer, 1);
+    let listener = listen(&node).await;
+    let config = client_config(&credentials(&joined, Role::Peer, 2), None).unwrap();
+    assert!(talk(&listener, config.clone()).await.is_err());
+    node.replace_identity(identity_of(&joined, &grant(Role::Peer, 1), SystemTime::now()));
+    talk(&listener, config).await.unwrap();
+    let of_old = client_config(&credentials(&alone, Role::Peer, 3), None).unwrap();
+    assert!(talk(&listener, of_old).await.is_err());
+}
+
+#[tokio::test]
+async fn no_session_is_resumed() {
+    let authority = authority(1);
+    let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Peer, 2));
+    let listener = listen(&server).await;
+    let config = client_config(&client, None).unwrap();
+    // One that would resume, if the server let it.
+    let mut eager = (*config).clone();
+    eager.resumption = rustls::client::Resumption::in_memory_sessions(16);
+    for config in [config, Arc::new(eager)] {
+        for _ in 0..2 {
+            let stream = talk(&listener, config.clone()).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    }
+}
+
+#[tokio::test]
+async fn plain_text_and_old_tls_are_refused() {
+    let authority = authority(1);
+    let server = credentials(&authority, Role::Peer, 1);
+    let mut listener = listen(&server).await;
+    let mut socket = TcpStream::connect(listener.address).await.unwrap();
+    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
+    assert_eq!(listener.refused.recv().await.unwrap(), "the other end does not speak TLS");
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer).await;
+    assert!(answer.len() < 16, "nothing but an alert comes back");
+
+    let verifier = OfServers::Member { credentials: server.clone(), expected: None };
+    let old = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_protocol_versions(&[&version::TLS12])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    assert!(talk(&listener, Arc::new(old)).await.unwrap_err().contains("ProtocolVersion"));
+    assert!(listener.refused.recv().await.unwrap().contains("incompatible"));
+}
+
+#[tokio::test]
+async fn one_that_says_nothing_is_dropped_in_time() {
+    let authority = authority(1);
+    let limits = HandshakeLimits { timeout: Duration::from_millis(50), ..HandshakeLimits::default() };
+    let server = server_config(&credentials(&authority, Role::Peer, 1)).unwrap();
+    let mut listener = listen_with(server, limits).await;
+    let mut silent = TcpStream::connect(listener.address).await.unwrap();
+    // A head of a record that never comes counts no more than silence.
+    silent.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
+    assert_eq!(listener.refused.recv().await.unwrap(), "no handshake within 50 ms");
+    assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)));
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = client_config(&credentials(&authority, Role::Peer, 2), None).unwrap();
+    let late = connect(nobody.local_addr().unwrap(), config, Duration::from_millis(50)).await.unwrap_err();
+    assert_eq!(explain(&late), "no handshake within 50 ms");
+}
+
+#[tokio::test]
+async fn one_handshake_more_than_may_run_waits() {
+    let authority = authority(1);
+    let mut listener = listen(&credentials(&authority, Role::Peer, 1)).await;
+    let mut silent = Vec::new();
+    for _ in 0..HandshakeLimits::default().count_max {
+        silent.push(TcpStream::connect(listener.address).await.unwrap());
+    }
+    let config = client_config(&credentials(&authority, Role::Peer, 2), None).unwrap();
+    let mut waiting = Box::pin(talk(&listener, config));
+    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    silent.pop();
+    (&mut waiting).await.unwrap();
+    drop(waiting);
+    assert!(listener.refused.recv().await.is_some(), "the one that left");
+    assert!(listener.refused.try_recv().is_err(), "the others still have their places");
+}
