@@ -201,3 +201,7 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

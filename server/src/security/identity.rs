@@ -106,6 +106,22 @@ impl Identity {
         Ok(Identity { who, issued_s, authority: authority.clone(), chain, certified: Arc::new(certified) })
     }
 
+    /// Whether the parts belong together, at whatever time; answers whose they are.
+    pub(super) fn whole(
+        key: &str,
+        certificate: &str,
+        authority: &AuthorityCertificate,
+    ) -> anyhow::Result<PeerIdentity> {
+        let identity = Identity::assemble(key, certificate, authority)?;
+        identity.verify_at_its_end()?;
+        Ok(identity.who)
+    }
+
+    /// Verifies at a time at which the certificate is valid.
+    fn verify_at_its_end(&self) -> anyhow::Result<()> {
+        self.verify(UnixTime::since_unix_epoch(Duration::from_secs(self.who.not_after_s)))
+    }
+
     fn verify(&self, now: UnixTime) -> anyhow::Result<()> {
         let [certificate, ..] = self.certified.cert.as_slice() else { bail!("there is no certificate") };
         let verified = self.chain.check_client(certificate, now);
@@ -141,7 +157,7 @@ impl Identity {
             let authority = AuthorityCertificate::from_der(&authority)?;
             let (key, certificate) = (pem::encode(pem::PRIVATE_KEY, &key), pem::encode(pem::CERTIFICATE, &certificate));
             let identity = Identity::assemble(&key, &certificate, &authority)?;
-            identity.verify(UnixTime::since_unix_epoch(Duration::from_secs(identity.who.not_after_s)))?;
+            identity.verify_at_its_end()?;
             Ok(identity)
         };
         load().map(Some).with_context(|| format!("the file {}", path.display()))

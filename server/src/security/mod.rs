@@ -16,13 +16,17 @@
 //! comes in as data.
 
 pub mod accept;
+pub mod audit;
 pub mod authority;
+pub mod bundle;
 mod files;
 pub mod identity;
 mod pem;
 pub mod revocation;
 pub mod role;
+pub mod rules;
 pub mod tls;
+pub mod token;
 mod verify;
 
 #[cfg(test)]

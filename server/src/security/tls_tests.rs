@@ -1,77 +1,22 @@
 //! Both sides of TLS over real sockets.
 
-use crate::security::accept::{HandshakeLimits, Remote, connect, incoming};
+use crate::security::accept::{HandshakeLimits, connect};
 use crate::security::authority::Authority;
 use crate::security::identity::NewKey;
 use crate::security::pem;
 use crate::security::revocation::Revocations;
 use crate::security::role::{Role, Serial};
-use crate::security::testing::{DAYS_90, authority, credentials, grant, identity_of};
-use crate::security::tls::{Credentials, client_config, explain, joining_config, server_config};
+use crate::security::testing::{
+    DAYS_90, LIMIT, authority, credentials, echo, grant, identity_of, listen, listen_with, talk,
+};
+use crate::security::tls::{Credentials, client_config, joining_config};
 use crate::security::verify::{OfServers, PROVIDER};
 use brickfs_common::ids::NodeId;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, HandshakeKind, ServerConfig, version};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio_rustls::client::TlsStream;
-use tokio_stream::StreamExt as _;
-
-const LIMIT: Duration = Duration::from_secs(30);
-
-/// A listener that answers each connection with what it reads.
-struct Listener {
-    address: SocketAddr,
-    accepted: UnboundedReceiver<Remote>,
-    refused: UnboundedReceiver<String>,
-}
-
-async fn listen_with(config: Arc<ServerConfig>, limits: HandshakeLimits) -> Listener {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = socket.local_addr().unwrap();
-    let ((accepted_sender, accepted), (refused_sender, refused)) = (unbounded_channel(), unbounded_channel());
-    let mut connections = incoming(socket, config, limits, move |from, reason| {
-        assert!(from.ip().is_loopback());
-        let _ = refused_sender.send(reason.to_owned());
-    });
-    tokio::spawn(async move {
-        while let Some(connection) = connections.next().await {
-            let connection = connection.unwrap();
-            let _ = accepted_sender.send(*connection.remote());
-            tokio::spawn(async move {
-                let (mut reader, mut writer) = tokio::io::split(connection);
-                let _ = tokio::io::copy(&mut reader, &mut writer).await;
-            });
-        }
-    });
-    Listener { address, accepted, refused }
-}
-
-async fn listen(credentials: &Arc<Credentials>) -> Listener {
-    let limits = HandshakeLimits { timeout: LIMIT, ..HandshakeLimits::default() };
-    listen_with(server_config(credentials).unwrap(), limits).await
-}
-
-async fn echo(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
-    stream.write_all(b"ping").await?;
-    let mut answer = [0; 4];
-    stream.read_exact(&mut answer).await?;
-    assert_eq!(&answer, b"ping");
-    Ok(())
-}
-
-/// Connects and says something: a refusal by the other end is seen only then.
-async fn talk(listener: &Listener, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
-    let connected = connect(listener.address, config, LIMIT).await;
-    let (mut stream, _) = connected.map_err(|error| explain(&error))?;
-    echo(&mut stream).await.map_err(|error| explain(&error))?;
-    Ok(stream)
-}
 
 fn key_der(key: &KeyPair) -> PrivateKeyDer<'static> {
     PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialized_der().to_vec()))
@@ -318,62 +263,4 @@ async fn no_session_is_resumed() {
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
         }
     }
-}
-
-#[tokio::test]
-async fn plain_text_and_old_tls_are_refused() {
-    let authority = authority(1);
-    let server = credentials(&authority, Role::Peer, 1);
-    let mut listener = listen(&server).await;
-    let mut socket = TcpStream::connect(listener.address).await.unwrap();
-    socket.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-    assert_eq!(listener.refused.recv().await.unwrap(), "the other end does not speak TLS");
-    let mut answer = Vec::new();
-    let _ = socket.read_to_end(&mut answer).await;
-    assert!(answer.len() < 16, "nothing but an alert comes back");
-
-    let verifier = OfServers::Member { credentials: server.clone(), expected: None };
-    let old = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&version::TLS12])
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    assert!(talk(&listener, Arc::new(old)).await.unwrap_err().contains("ProtocolVersion"));
-    assert!(listener.refused.recv().await.unwrap().contains("incompatible"));
-}
-
-#[tokio::test]
-async fn one_that_says_nothing_is_dropped_in_time() {
-    let authority = authority(1);
-    let limits = HandshakeLimits { timeout: Duration::from_millis(50), ..HandshakeLimits::default() };
-    let server = server_config(&credentials(&authority, Role::Peer, 1)).unwrap();
-    let mut listener = listen_with(server, limits).await;
-    let mut silent = TcpStream::connect(listener.address).await.unwrap();
-    // A head of a record that never comes counts no more than silence.
-    silent.write_all(&[22, 3, 1, 2, 0]).await.unwrap();
-    assert_eq!(listener.refused.recv().await.unwrap(), "no handshake within 50 ms");
-    assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)));
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let config = client_config(&credentials(&authority, Role::Peer, 2), None).unwrap();
-    let late = connect(nobody.local_addr().unwrap(), config, Duration::from_millis(50)).await.unwrap_err();
-    assert_eq!(explain(&late), "no handshake within 50 ms");
-}
-
-#[tokio::test]
-async fn one_handshake_more_than_may_run_waits() {
-    let authority = authority(1);
-    let mut listener = listen(&credentials(&authority, Role::Peer, 1)).await;
-    let mut silent = Vec::new();
-    for _ in 0..HandshakeLimits::default().count_max {
-        silent.push(TcpStream::connect(listener.address).await.unwrap());
-    }
-    let config = client_config(&credentials(&authority, Role::Peer, 2), None).unwrap();
-    let mut waiting = Box::pin(talk(&listener, config));
-    assert!(tokio::time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
-    silent.pop();
-    (&mut waiting).await.unwrap();
-    drop(waiting);
-    assert!(listener.refused.recv().await.is_some(), "the one that left");
-    assert!(listener.refused.try_recv().is_err(), "the others still have their places");
 }
