@@ -3,10 +3,11 @@
 //! A handshake has a time, and a number of them run at once. One more waits in the kernel's queue, as a connection
 //! that was not accepted yet: what strangers can make this node hold is bounded.
 
+use crate::security::link::Link;
+use crate::security::places::{Place, Places};
 use crate::security::role::PeerIdentity;
-use crate::security::tls::explain;
+use crate::security::tls::{ClientTls, ServerTls, explain};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -27,18 +28,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const REFUSED_READ_MAX_BYTES: u64 = 64 << 10;
 const REFUSED_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What handshakes may take.
+/// What the other ends may take of a node.
 #[derive(Clone, Copy, Debug)]
-pub struct HandshakeLimits {
-    /// Time of one.
-    pub timeout: Duration,
-    /// How many run at once.
-    pub count_max: usize,
+pub struct Limits {
+    /// Time of a handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes at once.
+    pub handshakes_max: usize,
+    /// Connections in all.
+    pub connections_max: usize,
+    /// Connections of one client.
+    pub of_client_max: usize,
+    /// Connections without a certificate.
+    pub strangers_max: usize,
+    /// How long one without a certificate may last: enough to join.
+    pub stranger_time: Duration,
 }
 
-impl Default for HandshakeLimits {
-    fn default() -> HandshakeLimits {
-        HandshakeLimits { timeout: Duration::from_secs(5), count_max: 64 }
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            handshake_timeout: Duration::from_secs(5),
+            handshakes_max: 64,
+            connections_max: 1_024,
+            of_client_max: 16,
+            strangers_max: 64,
+            stranger_time: Duration::from_secs(30),
+        }
     }
 }
 
@@ -53,8 +69,9 @@ pub struct Remote {
 
 /// A connection that was accepted.
 pub struct Connection {
-    stream: server::TlsStream<TcpStream>,
+    link: Link<server::TlsStream<TcpStream>>,
     remote: Remote,
+    _place: Place,
 }
 
 impl Connection {
@@ -72,33 +89,40 @@ impl Connected for Connection {
     }
 }
 
+/// What a handshake needs.
+struct Door {
+    tls: ServerTls,
+    limits: Limits,
+    places: Arc<Places>,
+}
+
 /// Accepts until the stream is dropped. `on_refused` is told of each end that was refused, and why.
 pub fn incoming(
     listener: TcpListener,
-    config: Arc<ServerConfig>,
-    limits: HandshakeLimits,
+    tls: ServerTls,
+    limits: Limits,
     on_refused: impl Fn(SocketAddr, &str) + Send + Sync + 'static,
 ) -> ReceiverStream<io::Result<Connection>> {
-    let (sender, receiver) = mpsc::channel(limits.count_max);
-    let acceptor = TlsAcceptor::from(config);
-    let places = Arc::new(Semaphore::new(limits.count_max));
+    let (sender, receiver) = mpsc::channel(limits.handshakes_max);
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
+    let door = Arc::new(Door { tls, limits, places: Places::new(limits) });
     let on_refused = Arc::new(on_refused);
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
-                accepted = accept_one(&listener, &places) => accepted,
+                accepted = accept_one(&listener, &handshakes) => accepted,
                 () = sender.closed() => return,
             };
-            let Some((socket, address, place)) = accepted else { continue };
-            let (acceptor, sender, on_refused) = (acceptor.clone(), sender.clone(), on_refused.clone());
+            let Some((socket, address, permit)) = accepted else { continue };
+            let (door, sender, on_refused) = (door.clone(), sender.clone(), on_refused.clone());
             tokio::spawn(async move {
-                match handshake(&acceptor, socket, address, limits.timeout).await {
-                    // The place is given back once the server has the connection, so that a server that takes
+                match handshake(&door, socket, address).await {
+                    // The permit is given back once the server has the connection, so that a server that takes
                     // none accepts none.
                     Ok(connection) => drop(sender.send(Ok(connection)).await),
                     Err(reason) => on_refused(address, &reason),
                 }
-                drop(place);
+                drop(permit);
             });
         }
     });
@@ -107,11 +131,11 @@ pub fn incoming(
 
 async fn accept_one(
     listener: &TcpListener,
-    places: &Arc<Semaphore>,
+    handshakes: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.ok()?;
+    let permit = handshakes.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((socket, address)) => Some((socket, address, place)),
+        Ok((socket, address)) => Some((socket, address, permit)),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -120,14 +144,11 @@ async fn accept_one(
     }
 }
 
-async fn handshake(
-    acceptor: &TlsAcceptor,
-    socket: TcpStream,
-    address: SocketAddr,
-    limit: Duration,
-) -> Result<Connection, String> {
+async fn handshake(door: &Door, socket: TcpStream, address: SocketAddr) -> Result<Connection, String> {
     socket.set_nodelay(true).map_err(|error| error.to_string())?;
-    let stream = match timeout(limit, acceptor.accept(socket).into_fallible()).await {
+    let limit = door.limits.handshake_timeout;
+    let accept = TlsAcceptor::from(door.tls.config.clone()).accept(socket).into_fallible();
+    let stream = match timeout(limit, accept).await {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, socket))) => {
             let _ = timeout(REFUSED_READ_TIMEOUT, let_read(socket)).await;
@@ -138,8 +159,13 @@ async fn handshake(
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     // Verified in the handshake, which has read it too.
     let identity = certificate.map(|certificate| PeerIdentity::of_certificate(certificate)).transpose();
-    let identity = identity.map_err(|error| error.to_string())?;
-    Ok(Connection { stream, remote: Remote { identity, address } })
+    let remote = Remote { identity: identity.map_err(|error| error.to_string())?, address };
+    let place = door.places.take(&remote)?;
+    let link = match remote.identity {
+        Some(identity) => Link::known(stream, door.tls.credentials.clone(), identity),
+        None => Link::stranger(stream, door.limits.stranger_time),
+    };
+    Ok(Connection { link, remote, _place: place })
 }
 
 /// Ends a connection so that the other end reads the alert that was written. Closing a socket with bytes unread
@@ -154,31 +180,35 @@ async fn let_read(mut socket: TcpStream) -> io::Result<()> {
 /// our side is done: a refusal of ours comes with the first read.
 pub async fn connect(
     address: SocketAddr,
-    config: Arc<ClientConfig>,
+    tls: &ClientTls,
     limit: Duration,
-) -> io::Result<(client::TlsStream<TcpStream>, PeerIdentity)> {
+) -> io::Result<(Link<client::TlsStream<TcpStream>>, PeerIdentity)> {
     let connect = async {
         let socket = TcpStream::connect(address).await?;
         socket.set_nodelay(true)?;
-        TlsConnector::from(config).connect(ServerName::IpAddress(address.ip().into()), socket).await
+        TlsConnector::from(tls.config.clone()).connect(ServerName::IpAddress(address.ip().into()), socket).await
     };
     let late = || io::Error::new(ErrorKind::TimedOut, format!("no handshake within {} ms", limit.as_millis()));
     let stream = timeout(limit, connect).await.map_err(|_| late())??;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let certificate = certificate.ok_or_else(|| io::Error::other("the node has shown no certificate"))?;
     let identity = PeerIdentity::of_certificate(certificate).map_err(io::Error::other)?;
-    Ok((stream, identity))
+    let link = match &tls.credentials {
+        Some(credentials) => Link::known(stream, credentials.clone(), identity),
+        None => Link::endless(stream),
+    };
+    Ok((link, identity))
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        Pin::new(&mut self.link).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        Pin::new(&mut self.link).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -186,19 +216,19 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        Pin::new(&mut self.link).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.link.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        Pin::new(&mut self.link).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        Pin::new(&mut self.link).poll_shutdown(cx)
     }
 }
 

@@ -8,13 +8,13 @@
 //! it misses. Lines are for people and programs; secrets are never put in.
 
 use serde::Serialize;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 use time::OffsetDateTime;
@@ -110,16 +110,12 @@ fn run(lines: &Receiver<Line>, lost: &AtomicU64, mut write: impl FnMut(Option<&[
     let mut is_failing = false;
     while let Ok(first) = lines.recv() {
         let mut failed = None;
-        let mut next = Some(first);
-        while let Some(line) = next {
+        // No longer than the queue, so that what is lost is told of also where it never runs empty.
+        for line in std::iter::once(first).chain(lines.try_iter().take(QUEUE_LINES)) {
             if let Err(error) = encode(&line).and_then(|line| write(Some(&line))) {
                 lost.fetch_add(1, Ordering::Relaxed);
                 failed = Some(error);
             }
-            next = match lines.try_recv() {
-                Ok(line) => Some(line),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
         }
         let lost_count = lost.load(Ordering::Relaxed);
         if lost_count > told_count {
@@ -194,6 +190,7 @@ impl Files {
                 if !file.metadata()?.is_file() {
                     return Err(io::Error::other(format!("{} is not a file", self.path.display())));
                 }
+                file.set_permissions(Permissions::from_mode(0o600))?;
                 self.bytes = file.metadata()?.len();
                 self.bytes += end_last_line(&mut file, self.bytes)?;
                 file

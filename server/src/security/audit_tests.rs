@@ -1,6 +1,5 @@
 use super::*;
 use serde_json::Value;
-use std::os::unix::fs::PermissionsExt as _;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 

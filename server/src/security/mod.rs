@@ -6,6 +6,7 @@
 //! authority.rs   signs (voters have its key)         identity.rs  the own key and certificate on disk
 //! verify.rs      whom a side of a connection believes tls.rs       the settings of both sides, the own certificate
 //! accept.rs      TCP in, connections with a known other end out; and the connecting side
+//! link.rs        a connection that ends with the right to it     places.rs   how many there are
 //! token.rs       what an operator carries to a new node           bundle.rs  what an operator carries to a client
 //! rules.rs       RPC and caller in, verdict out      revocation.rs  serial numbers that are refused
 //! audit.rs       the log of refusals and changes
@@ -21,7 +22,9 @@ pub mod authority;
 pub mod bundle;
 mod files;
 pub mod identity;
+pub mod link;
 mod pem;
+mod places;
 pub mod revocation;
 pub mod role;
 pub mod rules;

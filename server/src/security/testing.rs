@@ -1,13 +1,13 @@
 //! Authorities, certificates and listeners for tests.
 
-use crate::security::accept::{HandshakeLimits, Remote, connect, incoming};
+use crate::security::accept::{Limits, Remote, connect, incoming};
 use crate::security::authority::{Authority, Grant};
 use crate::security::identity::{Identity, NewKey};
+use crate::security::link::Link;
 use crate::security::revocation::Revocations;
 use crate::security::role::{Holder, Role, Serial};
-use crate::security::tls::{Credentials, explain, server_config};
+use crate::security::tls::{ClientTls, Credentials, ServerTls, explain};
 use brickfs_common::ids::{ClusterId, NodeId};
-use rustls::{ClientConfig, ServerConfig};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -54,11 +54,11 @@ pub struct Listener {
     pub refused: UnboundedReceiver<String>,
 }
 
-pub async fn listen_with(config: Arc<ServerConfig>, limits: HandshakeLimits) -> Listener {
+pub async fn listen_with(tls: ServerTls, limits: Limits) -> Listener {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
     let ((accepted_sender, accepted), (refused_sender, refused)) = (unbounded_channel(), unbounded_channel());
-    let mut connections = incoming(socket, config, limits, move |from, reason| {
+    let mut connections = incoming(socket, tls, limits, move |from, reason| {
         assert!(from.ip().is_loopback());
         let _ = refused_sender.send(reason.to_owned());
     });
@@ -76,11 +76,11 @@ pub async fn listen_with(config: Arc<ServerConfig>, limits: HandshakeLimits) -> 
 }
 
 pub async fn listen(credentials: &Arc<Credentials>) -> Listener {
-    let limits = HandshakeLimits { timeout: LIMIT, ..HandshakeLimits::default() };
-    listen_with(server_config(credentials).unwrap(), limits).await
+    let limits = Limits { handshake_timeout: LIMIT, ..Limits::default() };
+    listen_with(ServerTls::new(credentials).unwrap(), limits).await
 }
 
-pub async fn echo(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
+pub async fn echo(stream: &mut Link<TlsStream<TcpStream>>) -> std::io::Result<()> {
     stream.write_all(b"ping").await?;
     let mut answer = [0; 4];
     stream.read_exact(&mut answer).await?;
@@ -89,8 +89,8 @@ pub async fn echo(stream: &mut TlsStream<TcpStream>) -> std::io::Result<()> {
 }
 
 /// Connects and says something: a refusal by the other end is seen only then.
-pub async fn talk(listener: &Listener, config: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, String> {
-    let connected = connect(listener.address, config, LIMIT).await;
+pub async fn talk(listener: &Listener, tls: ClientTls) -> Result<Link<TlsStream<TcpStream>>, String> {
+    let connected = connect(listener.address, &tls, LIMIT).await;
     let (mut stream, _) = connected.map_err(|error| explain(&error))?;
     echo(&mut stream).await.map_err(|error| explain(&error))?;
     Ok(stream)

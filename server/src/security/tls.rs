@@ -16,6 +16,7 @@ use rustls::{CertificateError, ClientConfig, Error, ServerConfig, SignatureSchem
 use std::fmt;
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
 
 /// gRPC is HTTP/2; naming it keeps these certificates from being used for another protocol.
 const PROTOCOL: &[u8] = b"h2";
@@ -25,13 +26,14 @@ const PROTOCOL: &[u8] = b"h2";
 pub struct Credentials {
     identity: RwLock<Arc<Identity>>,
     revocations: RwLock<Arc<Revocations>>,
+    changed: watch::Sender<()>,
 }
 
 impl Credentials {
     /// Those at the start.
     pub fn new(identity: Identity, revocations: Revocations) -> Arc<Credentials> {
         let (identity, revocations) = (RwLock::new(Arc::new(identity)), RwLock::new(Arc::new(revocations)));
-        Arc::new(Credentials { identity, revocations })
+        Arc::new(Credentials { identity, revocations, changed: watch::Sender::new(()) })
     }
 
     /// The certificate in use.
@@ -49,9 +51,15 @@ impl Credentials {
         *self.identity.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity);
     }
 
-    /// Takes over what the cluster state has revoked.
+    /// Takes over what the cluster state has revoked. Open connections of those that are new in it end.
     pub fn replace_revocations(&self, revocations: Revocations) {
         *self.revocations.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(revocations);
+        self.changed.send_replace(());
+    }
+
+    /// Tells of each change of the revocations.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 }
 
@@ -78,38 +86,56 @@ impl ResolvesClientCert for Credentials {
     }
 }
 
-/// Of the side that is connected to.
-pub fn server_config(credentials: &Arc<Credentials>) -> Result<Arc<ServerConfig>, Error> {
-    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&version::TLS13])?
-        .with_client_cert_verifier(Arc::new(OfClients(credentials.clone())))
-        .with_cert_resolver(credentials.clone());
-    config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.max_early_data_size = 0;
-    Ok(Arc::new(config))
+/// The settings of the side that is connected to.
+#[derive(Clone)]
+pub struct ServerTls {
+    pub(super) config: Arc<ServerConfig>,
+    pub(super) credentials: Arc<Credentials>,
 }
 
-/// Of the side that connects to a node of its cluster: to this one where one is given.
-pub fn client_config(credentials: &Arc<Credentials>, expected: Option<NodeId>) -> Result<Arc<ClientConfig>, Error> {
-    let verifier = OfServers::Member { credentials: credentials.clone(), expected };
-    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_cert_resolver(credentials.clone());
-    Ok(finish(config))
+impl ServerTls {
+    /// Those of a node.
+    pub fn new(credentials: &Arc<Credentials>) -> Result<ServerTls, Error> {
+        let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .with_client_cert_verifier(Arc::new(OfClients(credentials.clone())))
+            .with_cert_resolver(credentials.clone());
+        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        Ok(ServerTls { config: Arc::new(config), credentials: credentials.clone() })
+    }
 }
 
-/// Of a node that has a token and no certificate yet: `authority_hash` is the one in the token.
-pub fn joining_config(authority_hash: [u8; 32]) -> Result<Arc<ClientConfig>, Error> {
-    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
-        .with_protocol_versions(&[&version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OfServers::Joining(authority_hash)))
-        .with_no_client_auth();
-    Ok(finish(config))
+/// The settings of the side that connects.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub(super) config: Arc<ClientConfig>,
+    pub(super) credentials: Option<Arc<Credentials>>,
+}
+
+impl ClientTls {
+    /// To any node of the own cluster, or to this one alone where one is given.
+    pub fn member(credentials: &Arc<Credentials>, expected: Option<NodeId>) -> Result<ClientTls, Error> {
+        let verifier = OfServers::Member { credentials: credentials.clone(), expected };
+        let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(credentials.clone());
+        Ok(ClientTls { config: finish(config), credentials: Some(credentials.clone()) })
+    }
+
+    /// Of a node that has a token and no certificate yet: `authority_hash` is the one in the token.
+    pub fn joining(authority_hash: [u8; 32]) -> Result<ClientTls, Error> {
+        let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+            .with_protocol_versions(&[&version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(OfServers::Joining(authority_hash)))
+            .with_no_client_auth();
+        Ok(ClientTls { config: finish(config), credentials: None })
+    }
 }
 
 fn finish(mut config: ClientConfig) -> Arc<ClientConfig> {
