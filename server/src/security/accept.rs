@@ -1,8 +1,9 @@
 //! TCP connections in, connections whose other end is known out; and the side that connects.
 //!
-//! A handshake has a time, and a number of them run at once. One more waits in the kernel's queue, as a connection
+//! A handshake has a time, and a number of them run at once and begin in a second. One more waits in the kernel's queue, as a connection
 //! that was not accepted yet: what strangers can make this node hold is bounded.
 
+use crate::security::allowance::Allowance;
 use crate::security::link::Link;
 use crate::security::places::{Place, Places};
 use crate::security::role::PeerIdentity;
@@ -13,11 +14,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
@@ -35,6 +36,8 @@ pub struct Limits {
     pub handshake_timeout: Duration,
     /// Handshakes at once.
     pub handshakes_max: usize,
+    /// Handshakes in a second: each costs a good part of a millisecond of the thread that serves.
+    pub handshakes_per_s: u32,
     /// Connections in all.
     pub connections_max: usize,
     /// Connections of one client.
@@ -50,6 +53,7 @@ impl Default for Limits {
         Limits {
             handshake_timeout: Duration::from_secs(5),
             handshakes_max: 64,
+            handshakes_per_s: 200,
             connections_max: 1_024,
             of_client_max: 16,
             strangers_max: 64,
@@ -107,10 +111,11 @@ pub fn incoming(
     let handshakes = Arc::new(Semaphore::new(limits.handshakes_max));
     let door = Arc::new(Door { tls, limits, places: Places::new(limits) });
     let on_refused = Arc::new(on_refused);
+    let mut allowance = Allowance::new(limits.handshakes_per_s, limits.handshakes_per_s, Instant::now());
     tokio::spawn(async move {
         loop {
             let accepted = tokio::select! {
-                accepted = accept_one(&listener, &handshakes) => accepted,
+                accepted = accept_one(&listener, &handshakes, &mut allowance) => accepted,
                 () = sender.closed() => return,
             };
             let Some((socket, address, permit)) = accepted else { continue };
@@ -132,13 +137,17 @@ pub fn incoming(
 async fn accept_one(
     listener: &TcpListener,
     handshakes: &Arc<Semaphore>,
+    allowance: &mut Allowance,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = handshakes.clone().acquire_owned().await.ok()?;
+    while let Err(wait) = allowance.take(Instant::now()) {
+        sleep(wait).await;
+    }
     match listener.accept().await {
         Ok((socket, address)) => Some((socket, address, permit)),
         Err(error) => {
             tracing::warn!(%error, "cannot accept a connection");
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+            sleep(ACCEPT_PAUSE).await;
             None
         }
     }

@@ -1,3 +1,5 @@
+//! Connections over real sockets: who they are of, how many, and how they end.
+
 use super::*;
 use crate::security::revocation::Revocations;
 use crate::security::role::Role;
@@ -165,4 +167,18 @@ async fn one_client_gets_so_many_connections_and_no_more() {
     drop(two);
     // The place is free once the server has seen the end.
     while talk(&listener, tls.clone()).await.is_err() {}
+}
+
+#[tokio::test]
+async fn handshakes_beyond_the_allowance_wait_for_it() {
+    let authority = authority(1);
+    let limits = Limits { handshakes_per_s: 2, ..Limits::default() };
+    let start = Instant::now();
+    let listener = listen_with(ServerTls::new(&credentials(&authority, Role::Peer, 1)).unwrap(), limits).await;
+    let tls = ClientTls::member(&credentials(&authority, Role::Peer, 2), None).unwrap();
+    for _ in 0..3 {
+        talk(&listener, tls.clone()).await.unwrap();
+    }
+    // Two are there, and half a second gives the third.
+    assert!(start.elapsed() >= Duration::from_millis(499), "{:?}", start.elapsed());
 }

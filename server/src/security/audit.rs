@@ -5,24 +5,29 @@
 //! serving threads ── record() ──▶ queue, 1,024 lines ──▶ writer thread ──▶ file; flushed when the queue is empty
 //! ```
 //! Serving never waits for it: a line that finds the queue full, or the disk, is counted, and the log says how many
-//! it misses. Lines are for people and programs; secrets are never put in.
+//! it misses. What strangers do is noted so many times a second at most: who knocks often enough would otherwise
+//! rotate the lines that count away. Lines are for people and programs; secrets are never put in.
 
+use crate::security::allowance::Allowance;
 use serde::Serialize;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 use time::OffsetDateTime;
 
 const FILE: &str = "audit.log";
 const FILE_MAX_BYTES: u64 = 16 << 20;
 const FILES: usize = 5;
 const QUEUE_LINES: usize = 1_024;
+/// A megabyte an hour.
+const OF_STRANGERS_PER_S: u32 = 1;
+const OF_STRANGERS_AT_ONCE: u32 = 100;
 const FIELD_MAX_CHARS: usize = 256;
 
 /// One line without its time. Longer texts are cut.
@@ -53,6 +58,7 @@ struct Line {
 /// The log. Dropping it writes what is queued.
 pub struct Audit {
     queue: Option<SyncSender<Line>>,
+    strangers: Mutex<(Allowance, u64)>,
     lost_count: Arc<AtomicU64>,
     writer: Option<JoinHandle<()>>,
 }
@@ -76,7 +82,8 @@ impl Audit {
         let lost_count = Arc::new(AtomicU64::new(0));
         let lost = lost_count.clone();
         let writer = std::thread::Builder::new().name("audit".to_owned()).spawn(move || run(&lines, &lost, write))?;
-        Ok(Audit { queue: Some(queue), lost_count, writer: Some(writer) })
+        let strangers = Mutex::new((Allowance::new(OF_STRANGERS_PER_S, OF_STRANGERS_AT_ONCE, Instant::now()), 0));
+        Ok(Audit { queue: Some(queue), strangers, lost_count, writer: Some(writer) })
     }
 
     /// Notes something. Never waits.
@@ -87,6 +94,22 @@ impl Audit {
         if self.queue.as_ref().is_none_or(|queue| queue.try_send(line).is_err()) {
             self.lost_count.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Notes what one without a certificate that counts here has tried; beyond an allowance it is only counted, and
+    /// the next line says how many there were.
+    pub fn record_stranger(&self, entry: Entry) {
+        let mut strangers = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let (allowance, unsaid_count) = &mut *strangers;
+        if allowance.take(Instant::now()).is_err() {
+            *unsaid_count += 1;
+            return;
+        }
+        let entry = match std::mem::take(unsaid_count) {
+            0 => entry,
+            count => Entry { result: format!("{} (and {count} like it were not noted)", cut(entry.result)), ..entry },
+        };
+        self.record(entry);
     }
 
     /// How many lines are missing since the start.

@@ -1,3 +1,5 @@
+//! The audit log over real files, and with writers that hang or fail.
+
 use super::*;
 use serde_json::Value;
 use std::sync::mpsc::channel;
@@ -144,4 +146,20 @@ fn times_are_in_utc() {
     let at = |ms| timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
     assert_eq!(at(0), "1970-01-01T00:00:00.000Z");
     assert_eq!(at(1_709_210_096_007), "2024-02-29T12:34:56.007Z");
+}
+
+#[test]
+fn strangers_do_not_fill_the_log() {
+    let state = tempfile::tempdir().unwrap();
+    let audit = Audit::open(state.path()).unwrap();
+    (0..10_000).for_each(|_| audit.record_stranger(entry("knock")));
+    assert_eq!(audit.lost_count(), 0);
+    let unsaid_count = audit.strangers.lock().unwrap().1;
+    assert!(unsaid_count > 9_000);
+    *audit.strangers.lock().unwrap() = (Allowance::new(1, 1, Instant::now()), 7);
+    audit.record_stranger(entry("knock"));
+    drop(audit);
+    let lines = lines(&state.path().join(FILE));
+    assert!(lines.len() < 1_000);
+    assert_eq!(lines.last().unwrap()["result"], "ok (and 7 like it were not noted)");
 }

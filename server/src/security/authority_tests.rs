@@ -1,3 +1,5 @@
+//! What the authority signs and what it refuses.
+
 use super::*;
 use crate::security::identity::NewKey;
 use crate::security::role::PeerIdentity;

@@ -1,3 +1,5 @@
+//! Keys and certificates on disk.
+
 use super::*;
 use crate::security::authority::{Authority, Grant};
 use crate::security::role::{Role, Serial};

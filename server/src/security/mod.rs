@@ -9,7 +9,7 @@
 //! link.rs        a connection that ends with the right to it     places.rs   how many there are
 //! token.rs       what an operator carries to a new node           bundle.rs  what an operator carries to a client
 //! rules.rs       RPC and caller in, verdict out      revocation.rs  serial numbers that are refused
-//! audit.rs       the log of refusals and changes
+//! audit.rs       the log of refusals and changes             allowance.rs  so many in a second
 //! pem.rs, files.rs  texts, and files that nobody else may read
 //! ```
 //!
@@ -17,6 +17,7 @@
 //! comes in as data.
 
 pub mod accept;
+mod allowance;
 pub mod audit;
 pub mod authority;
 pub mod bundle;
