@@ -134,12 +134,12 @@ async fn a_revocation_ends_open_connections_of_both_directions() {
     let mut revoked = talk(&listener, ClientTls::member(&client, None).unwrap()).await.unwrap();
     server.replace_revocations(revoke(&client));
     // It says nothing: the other side ends it by itself.
-    assert!(matches!(revoked.read(&mut [0]).await, Ok(0) | Err(_)));
+    assert!(matches!(timeout(LIMIT, revoked.read(&mut [0])).await.unwrap(), Ok(0) | Err(_)));
     echo(&mut stays).await.unwrap();
 
     let mut to_revoked = talk(&listener, ClientTls::member(&other, None).unwrap()).await.unwrap();
     other.replace_revocations(revoke(&server));
-    let error = to_revoked.read(&mut [0]).await.unwrap_err();
+    let error = timeout(LIMIT, to_revoked.read(&mut [0])).await.unwrap().unwrap_err();
     assert_eq!(error.to_string(), "the certificate of the other end was revoked");
     assert!(to_revoked.read(&mut [0]).await.is_err(), "it does not come back");
 }

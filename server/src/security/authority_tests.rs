@@ -48,6 +48,23 @@ fn key_and_certificate_of_different_authorities_are_refused() {
 }
 
 #[test]
+fn a_certificate_of_another_kind_is_none_of_an_authority() {
+    let (key, id) = (KeyPair::generate().unwrap(), ClusterId([1; 16]).to_string());
+    let make = |parts: [&str; 3], is_ca: IsCa, usage: KeyUsagePurpose| {
+        let mut params = certificate_params(parts, Serial(1));
+        (params.is_ca, params.key_usages) = (is_ca, vec![usage]);
+        AuthorityCertificate::from_der(params.self_signed(&key).unwrap().der())
+    };
+    let ca = || IsCa::Ca(BasicConstraints::Constrained(0));
+    assert!(make([&id, UNIT, &id], ca(), KeyUsagePurpose::KeyCertSign).is_ok());
+    assert!(make([&id, "peer", &id], ca(), KeyUsagePurpose::KeyCertSign).is_err());
+    assert!(make([&id, UNIT, "other"], ca(), KeyUsagePurpose::KeyCertSign).is_err());
+    assert!(make(["other", UNIT, "other"], ca(), KeyUsagePurpose::KeyCertSign).is_err());
+    assert!(make([&id, UNIT, &id], IsCa::ExplicitNoCa, KeyUsagePurpose::KeyCertSign).is_err());
+    assert!(make([&id, UNIT, &id], ca(), KeyUsagePurpose::DigitalSignature).is_err());
+}
+
+#[test]
 fn another_certificate_takes_the_key_of_the_old_authority_along() {
     let state = tempfile::tempdir().unwrap();
     let (alone, joined) = (Authority::found(ClusterId([1; 16]), state.path()).unwrap(), authority(2));

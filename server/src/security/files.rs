@@ -18,7 +18,7 @@ const FILE_MAX_BYTES: u64 = 64 << 10;
 pub fn make_dir(dir: &Path) -> anyhow::Result<()> {
     let make = || -> std::io::Result<()> {
         match DirBuilder::new().mode(DIR_MODE).create(dir) {
-            Ok(()) => dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all()),
+            Ok(()) => sync_dir_of(dir),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 fs::set_permissions(dir, Permissions::from_mode(DIR_MODE))
             }
@@ -83,7 +83,11 @@ fn remove_file(path: &Path) -> std::io::Result<()> {
 }
 
 fn sync_dir_of(path: &Path) -> std::io::Result<()> {
-    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    File::open(dir_of(path))?.sync_all()
+}
+
+fn dir_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -124,5 +128,11 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_name_alone_lies_in_the_working_directory() {
+        assert_eq!(dir_of(Path::new("client.bundle")), Path::new("."));
+        assert_eq!(dir_of(Path::new("/a/b")), Path::new("/a"));
     }
 }
