@@ -108,6 +108,20 @@ id128!(
     CertSerial
 );
 
+/// The id of no node. Raft's library asks for it; no node is ever given it.
+impl Default for NodeId {
+    fn default() -> NodeId {
+        NodeId([0; 16])
+    }
+}
+
+/// The id with this number in its low eight bytes: how tests number their nodes.
+impl From<u64> for NodeId {
+    fn from(number: u64) -> NodeId {
+        NodeId(u128::from(number).to_be_bytes())
+    }
+}
+
 impl Gfid {
     /// The root directory of every volume.
     pub const ROOT: Gfid = Gfid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);

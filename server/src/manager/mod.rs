@@ -2,7 +2,11 @@
 //! store and lets the bricks follow. One order runs at a time.
 
 pub mod brick_path;
+#[cfg_attr(not(test), expect(dead_code, reason = "used by the Raft member alone until the manager moves onto it"))]
+mod cluster_db;
 mod create;
+#[cfg_attr(not(test), expect(dead_code, reason = "the manager moves onto it next"))]
+mod raft;
 pub mod service;
 pub mod store;
 

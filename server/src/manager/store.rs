@@ -198,7 +198,7 @@ fn read_state(db: &sled::Db) -> anyhow::Result<(NodeId, ClusterState)> {
 }
 
 /// Replaces a file so that a crash leaves the old or the new contents.
-fn replace_file(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
+pub(super) fn replace_file(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     let tmp = path.with_extension("json.tmp");
     let mut file = fs::OpenOptions::new()
         .write(true)

@@ -1,0 +1,327 @@
+//! The Raft member of this node: what the rest of the manager asks of it, with deadlines and in this
+//! project's types. It is opened on the manager thread; every other call may come from any tokio runtime.
+
+use crate::manager::cluster_db::ClusterDb;
+use crate::manager::raft::log_store::LogStore;
+use crate::manager::raft::network::{self, Network, PeerLink, RaftCall, ReceiveError, SNAPSHOT_PIECE_BYTES};
+use crate::manager::raft::reset::finish_forgetting;
+use crate::manager::raft::state_machine::{Published, StateMachine};
+use crate::manager::raft::status::{RaftStatus, compute_status, known_leader};
+use crate::manager::raft::types::{Change, Outcome, Proposal, Types};
+use anyhow::Context as _;
+use brickfs_common::cluster::state::ClusterState;
+use brickfs_common::ids::NodeId;
+use bytes::Bytes;
+use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
+use openraft::{ChangeMembers, Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout_at;
+
+/// How long the leader gives a node to store one piece of a snapshot, the last with its installation.
+const SNAPSHOT_TIMEOUT_MS: u64 = 10_000;
+/// Most entries of one message; their bytes are limited as well.
+const ENTRIES_MAX: u64 = 300;
+/// `leader` depends on the clock: how often those that wait for one look again without a change.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// Raft's times and counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// The leader's sign of life. openraft looks at its clock each 1.5 of these.
+    pub heartbeat_ms: u64,
+    /// A follower elects this long after the leader's lease ended; the lease is `election_max_ms`.
+    pub election_min_ms: u64,
+    /// See `election_min_ms`.
+    pub election_max_ms: u64,
+    /// A snapshot is taken each time this many entries were applied.
+    pub snapshot_entries: u64,
+    /// How many entries before the snapshot stay in the log.
+    pub kept_entries: u64,
+}
+
+impl Default for Timing {
+    /// A new leader within 2 s of the old one's death: a follower waits for the lease (700), its own
+    /// timeout (400 to 700) and the next look at the clock (300).
+    fn default() -> Timing {
+        Timing {
+            heartbeat_ms: 200,
+            election_min_ms: 400,
+            election_max_ms: 700,
+            snapshot_entries: 5000,
+            kept_entries: 1000,
+        }
+    }
+}
+
+/// Why a command has no outcome.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ProposeError {
+    /// This member does not lead. The command was not done and never will be by this call.
+    #[error("this node does not lead the cluster")]
+    NotLeader {
+        /// Who does, as far as this member knows.
+        leader: Option<NodeId>,
+    },
+    /// The deadline passed and a quorum does not answer. The command may still be done.
+    #[error("too few voters answer")]
+    NoQuorum,
+    /// The deadline passed. The command may still be done.
+    #[error("the cluster did not answer in time")]
+    Deadline,
+    /// The member has ended. The command may still be done.
+    #[error("the Raft member of this node has ended")]
+    Stopped,
+}
+
+/// Why the members were not changed.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// As of a command.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// Another change is not committed yet.
+    #[error("another change of the members is under way")]
+    InProgress,
+    /// A voter has to be a learner first.
+    #[error("node {0} is no learner")]
+    NoLearner(NodeId),
+    /// No cluster without voters.
+    #[error("a cluster needs a voter")]
+    NoVoters,
+}
+
+/// The member. Clones share it.
+#[derive(Clone)]
+pub struct RaftMember {
+    raft: Raft<Types>,
+    node: NodeId,
+    published: watch::Receiver<Published>,
+    quorum_age_max_ms: u64,
+}
+
+type Metrics = RaftMetrics<NodeId, EmptyNode>;
+type WriteError = RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>;
+
+impl RaftMember {
+    /// Opens the member of `node` from its database, on the manager thread; its tasks run there.
+    /// `json_path` is where the readable copy of the state goes. A member that was never founded nor added
+    /// to a cluster only waits.
+    pub async fn open(
+        db: &ClusterDb,
+        node: NodeId,
+        json_path: PathBuf,
+        link: Arc<dyn PeerLink>,
+        timing: Timing,
+    ) -> anyhow::Result<RaftMember> {
+        finish_forgetting(db).await?;
+        let config = Arc::new(config_of(timing)?);
+        let log = LogStore::open(db)?;
+        let machine = StateMachine::open(db, json_path)?;
+        let published = machine.watch();
+        let raft = Raft::new(node, config, Network::new(link), log, machine).await.context("cannot start Raft")?;
+        let member = RaftMember { raft, node, published, quorum_age_max_ms: 2 * timing.election_max_ms };
+        member.lead_if_alone().await?;
+        Ok(member)
+    }
+
+    /// The only voter need not wait for an election.
+    async fn lead_if_alone(&self) -> anyhow::Result<()> {
+        let node = self.node;
+        let elects = self.raft.with_raft_state(move |state| {
+            let voters: Vec<NodeId> = state.membership_state.effective().voter_ids().collect();
+            voters == [node] && state.server_state != ServerState::Leader
+        });
+        if elects.await? {
+            self.raft.trigger().elect().await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a new cluster of this node alone, with this first state. Without effect for a member of a
+    /// cluster; may be repeated after a crash or an error.
+    pub async fn found(&self, state: ClusterState, deadline: Instant) -> Result<(), ProposeError> {
+        match self.raft.initialize(BTreeSet::from([self.node])).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => (),
+            Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
+                return Err(ProposeError::Stopped);
+            }
+        }
+        let alone = BTreeSet::from([self.node]);
+        let leads = |status: &RaftStatus| status.leader == Some(status.node) || status.voters != alone;
+        let status = self.wait_for(deadline, leads).await.ok_or(ProposeError::Deadline)?;
+        if status.voters != alone || self.state().is_some() {
+            return Ok(());
+        }
+        self.write(Change::Found(Box::new(state)), deadline).await.map(drop)
+    }
+
+    /// Proposes a command and waits until it is applied here. Only on the leader.
+    pub async fn propose(&self, proposal: Proposal, deadline: Instant) -> Result<Outcome, ProposeError> {
+        self.write(Change::Run(proposal), deadline).await
+    }
+
+    async fn write(&self, change: Change, deadline: Instant) -> Result<Outcome, ProposeError> {
+        match timeout_at(deadline.into(), self.raft.client_write(change)).await {
+            Ok(Ok(reply)) => Ok(reply.data),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id })
+            }
+            // Commands do not change members.
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(_)) | RaftError::Fatal(_))) => {
+                Err(ProposeError::Stopped)
+            }
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    /// Waits until everything that was committed anywhere before this call is in `state()`, and makes sure
+    /// that this member still leads. Only on the leader.
+    pub async fn read_barrier(&self, deadline: Instant) -> Result<(), ProposeError> {
+        match timeout_at(deadline.into(), self.raft.ensure_linearizable()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward)))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id })
+            }
+            Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => Err(ProposeError::NoQuorum),
+            Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped),
+            Err(_) => Err(self.late()),
+        }
+    }
+
+    /// Lets a node follow without a vote. Does not wait until it has caught up: see `RaftStatus::followers`.
+    pub async fn add_learner(&self, node: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::AddNodes(BTreeMap::from([(node, EmptyNode {})])), deadline).await
+    }
+
+    /// Removes a node that has no vote.
+    pub async fn remove_learner(&self, node: NodeId, deadline: Instant) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::RemoveNodes(BTreeSet::from([node])), deadline).await
+    }
+
+    /// Sets who votes; each has to be a learner or a voter. A voter that is left out becomes a learner. A
+    /// change that was cut short (`RaftStatus::is_changing_voters`) is ended by asking for the same again.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>, deadline: Instant) -> Result<(), ChangeError> {
+        self.change(ChangeMembers::ReplaceAllVoters(voters), deadline).await
+    }
+
+    async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>, deadline: Instant) -> Result<(), ChangeError> {
+        match timeout_at(deadline.into(), self.raft.change_membership(change, true)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(change_error(error)),
+            Err(_) => Err(self.late().into()),
+        }
+    }
+
+    /// A deadline that passed: whose fault it was.
+    fn late(&self) -> ProposeError {
+        let metrics = self.raft.metrics().borrow().clone();
+        match metrics.running_state {
+            Err(_) => ProposeError::Stopped,
+            Ok(()) if known_leader(&metrics, self.quorum_age_max_ms).is_none() => ProposeError::NoQuorum,
+            Ok(()) => ProposeError::Deadline,
+        }
+    }
+
+    /// The leader this member knows; itself only while a quorum answers it.
+    pub fn leader(&self) -> Option<NodeId> {
+        known_leader(&self.raft.metrics().borrow(), self.quorum_age_max_ms)
+    }
+
+    /// Waits for a leader.
+    pub async fn wait_leader(&self, deadline: Instant) -> Option<NodeId> {
+        self.wait_for(deadline, |status| status.leader.is_some()).await?.leader
+    }
+
+    /// The applied state; none before the cluster was founded or this node has heard of it.
+    pub fn state(&self) -> Published {
+        self.published.borrow().clone()
+    }
+
+    /// Follows the applied state. What is seen is on this node's disk.
+    pub fn watch(&self) -> watch::Receiver<Published> {
+        self.published.clone()
+    }
+
+    /// Handles a message of another member. Who sent it was checked by the caller.
+    pub async fn receive(&self, call: RaftCall, body: Bytes) -> Result<Bytes, ReceiveError> {
+        network::receive(&self.raft, call, &body).await
+    }
+
+    /// How the member stands.
+    pub async fn status(&self) -> RaftStatus {
+        let committed = self.raft.with_raft_state(|state| state.committed.map(|log_id| log_id.index)).await;
+        let metrics = self.raft.metrics().borrow().clone();
+        self.status_of(&metrics, committed.unwrap_or_default())
+    }
+
+    fn status_of(&self, metrics: &Metrics, committed: Option<u64>) -> RaftStatus {
+        compute_status(metrics, committed, self.quorum_age_max_ms)
+    }
+
+    /// Waits until the status is as wanted; none if the deadline passes first or the member ends.
+    /// `committed` is not known here and shown as `applied`.
+    pub async fn wait_for(
+        &self,
+        deadline: Instant,
+        mut is_wanted: impl FnMut(&RaftStatus) -> bool + Send,
+    ) -> Option<RaftStatus> {
+        let mut metrics = self.raft.metrics();
+        loop {
+            let seen = metrics.borrow_and_update().clone();
+            let status = self.status_of(&seen, seen.last_applied.map(|log_id| log_id.index));
+            if is_wanted(&status) {
+                return Some(status);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            let until = deadline.min(Instant::now() + LOOK_AGAIN);
+            if let Ok(Err(_)) = timeout_at(until.into(), metrics.changed()).await {
+                return None;
+            }
+        }
+    }
+
+    /// Ends the member. What it acknowledged is on the disk in any case.
+    pub async fn stop(&self) {
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::error!(%error, "the Raft member did not end well");
+        }
+    }
+}
+
+fn change_error(error: WriteError) -> ChangeError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            ProposeError::NotLeader { leader: forward.leader_id }.into()
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
+            ChangeMembershipError::InProgress(_) => ChangeError::InProgress,
+            ChangeMembershipError::LearnerNotFound(missing) => ChangeError::NoLearner(missing.node_id),
+            ChangeMembershipError::EmptyMembership(_) => ChangeError::NoVoters,
+        },
+        RaftError::Fatal(_) => ProposeError::Stopped.into(),
+    }
+}
+
+fn config_of(timing: Timing) -> anyhow::Result<Config> {
+    let config = Config {
+        cluster_name: "brickfs".to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
+        max_payload_entries: ENTRIES_MAX,
+        // A node that needs entries which are purged gets the snapshot whatever this says.
+        replication_lag_threshold: timing.snapshot_entries + timing.kept_entries,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
+        snapshot_max_chunk_size: SNAPSHOT_PIECE_BYTES,
+        max_in_snapshot_log_to_keep: timing.kept_entries,
+        ..Config::default()
+    };
+    config.validate().context("Raft's times do not fit together")
+}

@@ -1,0 +1,34 @@
+//! The Raft member of a node: the log, the vote and the applied cluster state in sled, and the messages to
+//! the other members. openraft's types stop here; what other modules see is below.
+//!
+//! ```text
+//! propose ─▶ member ─▶ openraft ─▶ log_store ─▶ ClusterDb (durable before it is acknowledged)
+//!                        │  ▲
+//!          PeerLink ◀─ network (append, vote, snapshot) ─▶ other members
+//!                        │ committed
+//!                        ▼
+//!                   state_machine ─▶ applied (pure) ─▶ ClusterDb ─▶ watch, cluster.json
+//! ```
+//!
+//! Invariants: no vote, entry or state is acknowledged before it is on the disk; the log has no hole; a
+//! command id runs once; every member has the same state and the same outcomes after the same entry.
+
+mod applied;
+mod log_store;
+mod member;
+mod network;
+mod reset;
+mod state_machine;
+mod status;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod types;
+
+pub use member::{ChangeError, ProposeError, RaftMember, Timing};
+pub use network::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall, ReceiveError};
+pub use reset::forget_cluster;
+pub use state_machine::Published;
+pub use status::{Follower, RaftStatus, Role};
+pub use thread::ManagerThread;
+pub use types::{Outcome, Proposal};
