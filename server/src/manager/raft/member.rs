@@ -151,9 +151,10 @@ impl RaftMember {
             }
         }
         let alone = BTreeSet::from([self.node]);
-        let leads = |status: &RaftStatus| status.leader == Some(status.node) || status.voters != alone;
+        let is_elsewhere = |status: &RaftStatus| !status.voters.is_empty() && status.voters != alone;
+        let leads = |status: &RaftStatus| status.leader == Some(status.node) || is_elsewhere(status);
         let status = self.wait_for(deadline, leads).await.ok_or(ProposeError::Deadline)?;
-        if status.voters != alone || self.state().is_some() {
+        if is_elsewhere(&status) || self.state().is_some() {
             return Ok(());
         }
         self.write(Change::Found(Box::new(state)), deadline).await.map(drop)

@@ -95,7 +95,7 @@ pub fn compute_status(
         purged: index(metrics.purged),
         voters: membership.voter_ids().collect(),
         learners: membership.learner_ids().collect(),
-        is_changing_voters: membership.is_in_joint_consensus(),
+        is_changing_voters: membership.get_joint_config().len() > 1,
         quorum_age_ms: metrics.millis_since_quorum_ack,
         followers: replication
             .filter(|(node, _)| **node != metrics.id)
