@@ -2,18 +2,20 @@
 //! project's types. It is opened on the manager thread; every other call may come from any tokio runtime.
 
 use crate::manager::cluster_db::ClusterDb;
+use crate::manager::raft::error::{ChangeError, ProposeError, change_error};
 use crate::manager::raft::log_store::LogStore;
-use crate::manager::raft::network::{self, Network, PeerLink, RaftCall, ReceiveError, SNAPSHOT_PIECE_BYTES};
+use crate::manager::raft::network::{self, Network, PeerLink, RaftCall, ReceiveError};
 use crate::manager::raft::reset::finish_forgetting;
 use crate::manager::raft::state_machine::{Published, StateMachine};
 use crate::manager::raft::status::{RaftStatus, compute_status, known_leader};
+use crate::manager::raft::timing::{Timing, config_of};
 use crate::manager::raft::types::{Change, Outcome, Proposal, Types};
 use anyhow::Context as _;
 use brickfs_common::cluster::state::ClusterState;
 use brickfs_common::ids::NodeId;
 use bytes::Bytes;
-use openraft::error::{ChangeMembershipError, CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
-use openraft::{ChangeMembers, Config, EmptyNode, Raft, RaftMetrics, ServerState, SnapshotPolicy};
+use openraft::error::{CheckIsLeaderError, ClientWriteError, InitializeError, RaftError};
+use openraft::{ChangeMembers, EmptyNode, Raft, RaftMetrics, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,78 +23,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout_at;
 
-/// How long the leader gives a node to store one piece of a snapshot, the last with its installation.
-const SNAPSHOT_TIMEOUT_MS: u64 = 10_000;
-/// Most entries of one message; their bytes are limited as well.
-const ENTRIES_MAX: u64 = 300;
 /// `leader` depends on the clock: how often those that wait for one look again without a change.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-
-/// Raft's times and counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Timing {
-    /// The leader's sign of life. openraft looks at its clock each 1.5 of these.
-    pub heartbeat_ms: u64,
-    /// A follower elects this long after the leader's lease ended; the lease is `election_max_ms`.
-    pub election_min_ms: u64,
-    /// See `election_min_ms`.
-    pub election_max_ms: u64,
-    /// A snapshot is taken each time this many entries were applied.
-    pub snapshot_entries: u64,
-    /// How many entries before the snapshot stay in the log.
-    pub kept_entries: u64,
-}
-
-impl Default for Timing {
-    /// A new leader within 2 s of the old one's death: a follower waits for the lease (700), its own
-    /// timeout (400 to 700) and the next look at the clock (300).
-    fn default() -> Timing {
-        Timing {
-            heartbeat_ms: 200,
-            election_min_ms: 400,
-            election_max_ms: 700,
-            snapshot_entries: 5000,
-            kept_entries: 1000,
-        }
-    }
-}
-
-/// Why a command has no outcome.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ProposeError {
-    /// This member does not lead. The command was not done and never will be by this call.
-    #[error("this node does not lead the cluster")]
-    NotLeader {
-        /// Who does, as far as this member knows.
-        leader: Option<NodeId>,
-    },
-    /// The deadline passed and a quorum does not answer. The command may still be done.
-    #[error("too few voters answer")]
-    NoQuorum,
-    /// The deadline passed. The command may still be done.
-    #[error("the cluster did not answer in time")]
-    Deadline,
-    /// The member has ended. The command may still be done.
-    #[error("the Raft member of this node has ended")]
-    Stopped,
-}
-
-/// Why the members were not changed.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ChangeError {
-    /// As of a command.
-    #[error(transparent)]
-    Propose(#[from] ProposeError),
-    /// Another change is not committed yet.
-    #[error("another change of the members is under way")]
-    InProgress,
-    /// A voter has to be a learner first.
-    #[error("node {0} is no learner")]
-    NoLearner(NodeId),
-    /// No cluster without voters.
-    #[error("a cluster needs a voter")]
-    NoVoters,
-}
 
 /// The member. Clones share it.
 #[derive(Clone)]
@@ -104,7 +36,6 @@ pub struct RaftMember {
 }
 
 type Metrics = RaftMetrics<NodeId, EmptyNode>;
-type WriteError = RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>;
 
 impl RaftMember {
     /// Opens the member of `node` from its database, on the manager thread; its tasks run there.
@@ -293,36 +224,4 @@ impl RaftMember {
             tracing::error!(%error, "the Raft member did not end well");
         }
     }
-}
-
-fn change_error(error: WriteError) -> ChangeError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            ProposeError::NotLeader { leader: forward.leader_id }.into()
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => match error {
-            ChangeMembershipError::InProgress(_) => ChangeError::InProgress,
-            ChangeMembershipError::LearnerNotFound(missing) => ChangeError::NoLearner(missing.node_id),
-            ChangeMembershipError::EmptyMembership(_) => ChangeError::NoVoters,
-        },
-        RaftError::Fatal(_) => ProposeError::Stopped.into(),
-    }
-}
-
-fn config_of(timing: Timing) -> anyhow::Result<Config> {
-    let config = Config {
-        cluster_name: "brickfs".to_owned(),
-        heartbeat_interval: timing.heartbeat_ms,
-        election_timeout_min: timing.election_min_ms,
-        election_timeout_max: timing.election_max_ms,
-        install_snapshot_timeout: SNAPSHOT_TIMEOUT_MS,
-        max_payload_entries: ENTRIES_MAX,
-        // A node that needs entries which are purged gets the snapshot whatever this says.
-        replication_lag_threshold: timing.snapshot_entries + timing.kept_entries,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(timing.snapshot_entries),
-        snapshot_max_chunk_size: SNAPSHOT_PIECE_BYTES,
-        max_in_snapshot_log_to_keep: timing.kept_entries,
-        ..Config::default()
-    };
-    config.validate().context("Raft's times do not fit together")
 }

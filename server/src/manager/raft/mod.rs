@@ -14,6 +14,7 @@
 //! command id runs once; every member has the same state and the same outcomes after the same entry.
 
 mod applied;
+mod error;
 mod log_store;
 mod member;
 mod network;
@@ -23,12 +24,15 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod timing;
 mod types;
 
-pub use member::{ChangeError, ProposeError, RaftMember, Timing};
+pub use error::{ChangeError, ProposeError};
+pub use member::RaftMember;
 pub use network::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall, ReceiveError};
 pub use reset::forget_cluster;
 pub use state_machine::Published;
 pub use status::{Follower, RaftStatus, Role};
 pub use thread::ManagerThread;
+pub use timing::Timing;
 pub use types::{Outcome, Proposal};

@@ -3,7 +3,7 @@
 
 use crate::manager::cluster_db::ClusterDb;
 use crate::manager::raft::{
-    LinkError, ManagerThread, PeerLink, Proposal, RaftCall, RaftMember, RaftStatus, Role, Timing,
+    LinkError, ManagerThread, Outcome, PeerLink, Proposal, ProposeError, RaftCall, RaftMember, RaftStatus, Role, Timing,
 };
 use brickfs_common::cluster::command::Command;
 use brickfs_common::cluster::state::ClusterState;
@@ -19,13 +19,8 @@ use tempfile::TempDir;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Short times, and snapshots after few entries.
-pub const TIMING: Timing = Timing {
-    heartbeat_ms: 60,
-    election_min_ms: 200,
-    election_max_ms: 400,
-    snapshot_entries: 20,
-    kept_entries: 5,
-};
+pub const TIMING: Timing =
+    Timing { heartbeat_ms: 60, election_min_ms: 200, election_max_ms: 400, snapshot_entries: 20, kept_entries: 5 };
 
 pub fn node(number: u64) -> NodeId {
     NodeId::from(number)
@@ -128,8 +123,7 @@ pub struct Mesh {
 impl Mesh {
     /// Node 1 founds a cluster; the others are added and, if `all_vote`, made voters.
     pub async fn new(count: u64, all_vote: bool) -> Mesh {
-        let mut mesh =
-            Mesh { dirs: BTreeMap::new(), nodes: BTreeMap::new(), net: Arc::default(), next_id: 1_000_000 };
+        let mut mesh = Mesh { dirs: BTreeMap::new(), nodes: BTreeMap::new(), net: Arc::default(), next_id: 1_000_000 };
         for number in 1..=count {
             mesh.dirs.insert(node(number), tempfile::tempdir().unwrap());
             mesh.start(number);
@@ -202,6 +196,19 @@ impl Mesh {
         let leads = |status: &RaftStatus| status.role == Role::Leader;
         self.member(leader).wait_for(soon(), leads).await.expect("who is followed knows that it leads");
         leader
+    }
+
+    /// Proposes at whoever leads, again and again until it is done: what the asking node does.
+    pub async fn propose(&self, proposal: Proposal) -> Outcome {
+        let give_up = soon();
+        loop {
+            let leader = self.leader(&[]).await;
+            match self.member(leader).propose(proposal.clone(), soon()).await {
+                Ok(outcome) => return outcome,
+                Err(ProposeError::NotLeader { .. }) if Instant::now() < give_up => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
     }
 
     /// Proposes renames with fresh ids on a node that leads.

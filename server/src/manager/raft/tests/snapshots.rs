@@ -2,6 +2,7 @@
 
 use super::mesh::{Mesh, TIMING, name_in, node, rename, soon};
 use crate::manager::raft::RaftStatus;
+use crate::manager::raft::network::SNAPSHOT_PIECE_BYTES;
 use brickfs_common::cluster::command::{Command, CreateVolume, NewBrick};
 use brickfs_common::ids::{BrickId, VolumeId};
 
@@ -68,7 +69,7 @@ async fn a_large_state_goes_in_pieces() {
     mesh.member(1).wait_for(soon(), |status| status.purged > Some(10)).await.expect("the log is purged");
     mesh.add(2).await;
     mesh.caught_up(1).await;
-    assert!(mesh.snapshot_bytes(2) > 2 << 20, "{} bytes are no test of pieces", mesh.snapshot_bytes(2));
+    assert!(mesh.snapshot_bytes(2) as u64 > SNAPSHOT_PIECE_BYTES * 3 / 2, "{} bytes", mesh.snapshot_bytes(2));
     assert_eq!(mesh.member(2).state(), mesh.member(1).state());
     let name = name_in(&mesh.member(2));
     mesh.kill(2);
