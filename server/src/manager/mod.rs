@@ -5,7 +5,7 @@ pub mod brick_path;
 #[cfg_attr(not(test), expect(dead_code, reason = "used by the Raft member alone until the manager moves onto it"))]
 mod cluster_db;
 mod create;
-#[cfg_attr(not(test), expect(dead_code, reason = "the manager moves onto it next"))]
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the manager moves onto it next"))]
 mod raft;
 pub mod service;
 pub mod store;

@@ -46,10 +46,10 @@ impl LogStore {
         let committed: Option<Option<LogId>> = self.get(COMMITTED_KEY).context("'committed' does not decode")?;
         let purged: Option<LogId> = self.get(PURGED_KEY).context("'purged' does not decode")?;
         tracing::debug!(?vote, ?committed, ?purged, "opened the Raft log");
-        let mut expected = purged.map_or(0, |purged| purged.index + 1);
+        let first = purged.map_or(0, |purged| purged.index + 1);
         // A crash in a purge leaves entries that are purged already.
-        self.remove(0..expected)?;
-        for item in &self.log {
+        self.remove(..first)?;
+        for (expected, item) in (first..).zip(&self.log) {
             let (key, value) = item?;
             let index = index_of(&key)?;
             if index != expected {
@@ -59,7 +59,6 @@ impl LogStore {
             if entry.log_id.index != index {
                 bail!("entry {index} says that it is entry {}", entry.log_id.index);
             }
-            expected += 1;
         }
         Ok(())
     }
@@ -242,15 +241,20 @@ mod tests {
         range.map(|index| blank_ent::<Types>(1, NodeId::from(1), index)).collect()
     }
 
+    fn new_log() -> (tempfile::TempDir, ClusterDb, LogStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let db = ClusterDb::open(&dir.path().join("cluster.sled")).unwrap();
+        let store = LogStore::open(&db).unwrap();
+        (dir, db, store)
+    }
+
     fn error_of(db: &ClusterDb) -> String {
         format!("{:#}", LogStore::open(db).err().unwrap())
     }
 
     #[test]
     fn a_hole_or_a_damaged_entry_is_named_when_the_log_is_opened() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = ClusterDb::open(&dir.path().join("cluster.sled")).unwrap();
-        let store = LogStore::open(&db).unwrap();
+        let (_dir, db, store) = new_log();
         store.add(entries(0..10)).unwrap();
         LogStore::open(&db).unwrap();
         store.log.insert(7_u64.to_be_bytes(), b"{").unwrap();
@@ -266,9 +270,7 @@ mod tests {
 
     #[test]
     fn an_append_that_would_make_a_hole_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = ClusterDb::open(&dir.path().join("cluster.sled")).unwrap();
-        let store = LogStore::open(&db).unwrap();
+        let (_dir, db, store) = new_log();
         store.add(entries(0..3)).unwrap();
         assert!(store.add(entries(4..5)).is_err());
         assert!(store.add(entries(3..4).into_iter().chain(entries(5..6))).is_err());
@@ -284,9 +286,7 @@ mod tests {
 
     #[test]
     fn a_crash_in_a_purge_leaves_no_purged_entry() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = ClusterDb::open(&dir.path().join("cluster.sled")).unwrap();
-        let store = LogStore::open(&db).unwrap();
+        let (_dir, db, store) = new_log();
         store.add(entries(0..10)).unwrap();
         store.put(PURGED_KEY, &log_id(1, NodeId::from(1), 4)).unwrap();
         let store = LogStore::open(&db).unwrap();
@@ -296,9 +296,7 @@ mod tests {
 
     #[test]
     fn a_read_for_a_message_is_limited_but_never_empty() {
-        let dir = tempfile::tempdir().unwrap();
-        let db = ClusterDb::open(&dir.path().join("cluster.sled")).unwrap();
-        let store = LogStore::open(&db).unwrap();
+        let (_dir, _, store) = new_log();
         store.add(entries(0..10)).unwrap();
         assert_eq!(store.read(2..8, 1).unwrap().len(), 1);
         assert_eq!(store.read(2..8, usize::MAX).unwrap().len(), 6);

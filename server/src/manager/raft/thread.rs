@@ -29,11 +29,6 @@ impl ManagerThread {
         Ok(ManagerThread { handle, stop: Some(stop), thread: Some(thread) })
     }
 
-    /// Where to start tasks of this thread.
-    pub fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
     /// Runs a future on the thread. The returned future may be awaited in any runtime; it is `None` if the
     /// thread ended first or the future panicked.
     pub fn run<F>(&self, future: F) -> impl Future<Output = Option<F::Output>> + Send + use<F>

@@ -1,14 +1,17 @@
 //! Three members: elections, cuts, kills, and what becomes of commands meanwhile.
 
-use super::mesh::{Mesh, name_in, node, rename, soon};
-use crate::manager::raft::{Outcome, ProposeError, RaftStatus, Role};
+use super::mesh::{Mesh, PATIENCE, name_in, node, rename, soon};
+use crate::manager::raft::{Follower, Outcome, ProposeError, Published, RaftStatus, Role};
 use brickfs_common::cluster::state::ClusterState;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_the_leader_was_told_is_the_state_of_all() {
     let mesh = Mesh::new(3, true).await;
     let leader = mesh.leader(&[]).await;
+    let mut seen: watch::Receiver<Published> = mesh.member(leader % 3 + 1).watch();
     let outcome = mesh.member(leader).propose(rename(1, "alpha"), soon()).await.unwrap();
     assert_eq!(outcome, Outcome { number: 1, refusal: None });
     mesh.member(leader).read_barrier(soon()).await.unwrap();
@@ -21,13 +24,17 @@ async fn what_the_leader_was_told_is_the_state_of_all() {
         let json = std::fs::read(mesh.json_path(number)).unwrap();
         assert_eq!(serde_json::from_slice::<ClusterState>(&json).unwrap(), *member.state().unwrap());
     }
+    let renamed = |state: &Published| state.as_ref().is_some_and(|state| state.applied == 1);
+    timeout(PATIENCE, seen.wait_for(renamed)).await.unwrap().unwrap();
     let follower = mesh.member(leader % 3 + 1);
     let asked_wrongly = ProposeError::NotLeader { leader: Some(node(leader)) };
     assert_eq!(follower.propose(rename(2, "beta"), soon()).await, Err(asked_wrongly.clone()));
     assert_eq!(follower.read_barrier(soon()).await, Err(asked_wrongly));
     let status = mesh.member(leader).status().await;
-    assert_eq!((status.role, status.followers.len(), status.voters.len()), (Role::Leader, 2, 3));
-    assert!(status.committed == status.last_log && status.followers.values().all(|other| other.lag == 0), "{status:?}");
+    assert_eq!((status.role, status.voters.len()), (Role::Leader, 3));
+    assert!(status.last_log.is_some() && status.committed == status.last_log, "{status:?}");
+    let caught_up = Follower { matched: status.last_log, lag: 0 };
+    assert_eq!(status.followers.values().collect::<Vec<_>>(), [&caught_up; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

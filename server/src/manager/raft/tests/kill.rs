@@ -2,6 +2,7 @@
 //! is copied as it is at that moment, which is what a kill would leave, and at last it is killed.
 
 use super::mesh::{NoLink, TIMING, first_state, name_in, node, open_member, rename, soon};
+use brickfs_common::cluster::state::{ClusterState, NodeState};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 const DIR_VARIABLE: &str = "BRICKFS_TEST_RAFT_DIR";
-/// How many commands were acknowledged, 8 bytes big-endian: written after each.
-const COUNT_FILE: &str = "acknowledged";
-const COPIES: u64 = 25;
+/// The file that says how many commands were acknowledged, 8 bytes big-endian: written after each.
+const COUNT_VARIABLE: &str = "BRICKFS_TEST_RAFT_COUNT";
+/// How many nodes the state has.
+const NODES_VARIABLE: &str = "BRICKFS_TEST_RAFT_NODES";
+/// Kills of the same database, one after another, and copies before each.
+const KILLS: u64 = 4;
+const COPIES: u64 = 8;
 
 /// The proposing process: this test binary, started again by the test below.
 #[test]
@@ -22,8 +27,9 @@ fn proposer_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         running.member.found(first_state(), soon()).await.unwrap();
-        let count = File::create(Path::new(&dir).join(COUNT_FILE)).unwrap();
-        for id in 1_u64.. {
+        let count = File::create(std::env::var_os(COUNT_VARIABLE).unwrap()).unwrap();
+        let done = running.member.state().unwrap().applied;
+        for id in done + 1.. {
             // Of all sizes, so that the copies fall into long and short writes.
             let name = format!("{id}-{}", "x".repeat((id * 37 % 200) as usize));
             let outcome = running.member.propose(rename(id.into(), &name), soon()).await.unwrap();
@@ -33,20 +39,33 @@ fn proposer_process() {
     });
 }
 
+/// The first state, with as many nodes as asked for.
+fn state_of_size() -> ClusterState {
+    let mut state = first_state();
+    let nodes: u64 = std::env::var(NODES_VARIABLE).unwrap().parse().unwrap();
+    for number in 2..=nodes {
+        let other = NodeState { name: format!("node-{number}"), addresses: vec!["192.0.2.1:24180".to_owned(); 2] };
+        state.nodes.insert(node(number), other);
+    }
+    state
+}
+
 struct Proposer {
     child: Child,
     count_path: PathBuf,
 }
 
 impl Proposer {
-    fn start(dir: &Path) -> Proposer {
+    fn start(dir: &Path, count_path: PathBuf, nodes: u64) -> Proposer {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "manager::raft::tests::kill::proposer_process"])
             .env(DIR_VARIABLE, dir)
+            .env(COUNT_VARIABLE, &count_path)
+            .env(NODES_VARIABLE, nodes.to_string())
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Proposer { child, count_path: dir.join(COUNT_FILE) }
+        Proposer { child, count_path }
     }
 
     /// How many commands were acknowledged to it.
@@ -126,24 +145,39 @@ fn check(dir: &Path, acknowledged: u64) {
 
 #[test]
 fn every_acknowledged_command_survives_a_kill_at_any_moment() {
+    kill_often(1);
+}
+
+/// The same where the state is so large that sled keeps it in files of its own.
+#[test]
+fn every_acknowledged_command_survives_a_kill_where_the_state_is_large() {
+    kill_often(2000);
+}
+
+fn kill_often(nodes: u64) {
     let dir = tempfile::tempdir().unwrap();
-    let live = dir.path().join("live");
+    let (live, count) = (dir.path().join("live"), dir.path().join("acknowledged"));
     fs::create_dir(&live).unwrap();
-    let mut proposer = Proposer::start(&live);
     let mut copies = Vec::new();
-    for copy in 0..COPIES {
-        proposer.wait_acknowledged(1 + copy * 11);
-        // Another moment of a command's life each time; none of them is waited for.
-        std::thread::sleep(Duration::from_micros(copy * 397 % 5000));
-        proposer.freeze();
-        let to = dir.path().join(format!("copy-{copy}"));
-        copy_dir(&live, &to);
-        copies.push((to, proposer.acknowledged()));
-        proposer.signal(rustix::process::Signal::CONT);
+    let mut acknowledged = 0;
+    for kill in 0..KILLS {
+        let mut proposer = Proposer::start(&live, count.clone(), nodes);
+        for copy in 0..COPIES {
+            proposer.wait_acknowledged(acknowledged + 1 + copy * 11);
+            // Another moment of a command's life each time.
+            std::thread::sleep(Duration::from_micros(copy * 397 % 5000));
+            proposer.freeze();
+            let to = dir.path().join(format!("copy-{kill}-{copy}"));
+            copy_dir(&live, &to);
+            copies.push((to, proposer.acknowledged()));
+            proposer.signal(rustix::process::Signal::CONT);
+        }
+        proposer.signal(rustix::process::Signal::KILL);
+        proposer.child.wait().unwrap();
+        acknowledged = proposer.acknowledged();
+        check(&live, acknowledged);
+        acknowledged += 1;
     }
-    proposer.signal(rustix::process::Signal::KILL);
-    proposer.child.wait().unwrap();
-    copies.push((live, proposer.acknowledged()));
     for (copy, acknowledged) in copies {
         check(&copy, acknowledged);
     }

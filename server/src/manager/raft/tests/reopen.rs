@@ -5,7 +5,7 @@ use crate::manager::cluster_db::ClusterDb;
 use crate::manager::raft::log_store::LogStore;
 use crate::manager::raft::state_machine::StateMachine;
 use crate::manager::raft::types::{SnapshotMeta, Types};
-use crate::manager::raft::{Role, forget_cluster};
+use crate::manager::raft::{MESSAGE_MAX_BYTES, RaftCall, ReceiveError, Role, forget_cluster};
 use openraft::RaftSnapshotBuilder;
 use openraft::storage::{RaftLogStorage, RaftStateMachine};
 use openraft::testing::blank_ent;
@@ -133,4 +133,18 @@ async fn a_stopped_member_says_so() {
     let told = tokio::time::timeout(Duration::from_secs(5), running.member.propose(rename(1, "alpha"), soon()));
     assert_eq!(told.await.unwrap(), Err(crate::manager::raft::ProposeError::Stopped));
     assert_eq!(running.member.leader(), None);
+}
+
+#[tokio::test]
+async fn a_message_that_is_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = open(dir.path());
+    for call in [RaftCall::Append, RaftCall::Vote, RaftCall::Snapshot] {
+        let large = vec![0; MESSAGE_MAX_BYTES + 1];
+        let refused = running.member.receive(call, large.into()).await;
+        assert_eq!(refused, Err(ReceiveError::TooLarge(MESSAGE_MAX_BYTES + 1)));
+        let refused = running.member.receive(call, vec![b'{'; 100].into()).await;
+        assert!(matches!(refused, Err(ReceiveError::Malformed(_))), "{refused:?}");
+    }
+    running.member.found(first_state(), soon()).await.unwrap();
 }
