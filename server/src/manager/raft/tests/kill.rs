@@ -26,7 +26,7 @@ fn proposer_process() {
     let running = open_member(Path::new(&dir), node(1), Arc::new(NoLink), TIMING).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        running.member.found(first_state(), soon()).await.unwrap();
+        running.member.found(state_of_size(), soon()).await.unwrap();
         let count = File::create(std::env::var_os(COUNT_VARIABLE).unwrap()).unwrap();
         let done = running.member.state().unwrap().applied;
         for id in done + 1.. {
