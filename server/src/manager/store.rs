@@ -12,7 +12,7 @@ use brickfs_common::cluster::stored;
 use brickfs_common::ids::{ClusterId, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +43,7 @@ pub struct PendingBrick {
 /// The store of one node.
 pub struct Store {
     db: sled::Db,
+    path: PathBuf,
     json_path: PathBuf,
     node: NodeId,
     state: ClusterState,
@@ -70,10 +71,10 @@ impl Store {
                     json_path.display()
                 );
             }
-            make_cluster(&db, node_name.unwrap_or(default_name))?;
+            make_cluster(&db, &path, node_name.unwrap_or(default_name))?;
         }
         let (node, state) = read_state(&db).with_context(|| format!("the cluster store {}", path.display()))?;
-        let mut store = Store { db, json_path, node, state };
+        let mut store = Store { db, path, json_path, node, state };
         match node_name {
             Some(name) if name != store.node_name() => {
                 let next = apply(&store.state, &Command::RenameNode { node, name: name.to_owned() })?;
@@ -127,7 +128,7 @@ impl Store {
             batch.remove(pending_key(&volume));
         }
         self.db.apply_batch(batch)?;
-        self.db.flush().context("cannot flush the cluster store")?;
+        self.sync()?;
         self.state = next;
         // The store has it: a copy that cannot be written is a fault to look at, not a failed command.
         if let Err(error) = self.write_json() {
@@ -139,14 +140,14 @@ impl Store {
     /// Remembers a create that is about to touch its bricks.
     pub fn put_pending(&self, pending: &PendingCreate) -> anyhow::Result<()> {
         self.db.insert(pending_key(&pending.volume), serde_json::to_vec(pending)?)?;
-        self.db.flush().context("cannot flush the cluster store")?;
+        self.sync()?;
         Ok(())
     }
 
     /// Forgets a create that was undone.
     pub fn drop_pending(&self, volume: &VolumeId) -> anyhow::Result<()> {
         self.db.remove(pending_key(volume))?;
-        self.db.flush().context("cannot flush the cluster store")?;
+        self.sync()?;
         Ok(())
     }
 
@@ -156,11 +157,33 @@ impl Store {
         records.map(|record| Ok(serde_json::from_slice(&record?)?)).collect()
     }
 
+    fn sync(&self) -> anyhow::Result<()> {
+        sync(&self.db, &self.path).with_context(|| format!("cannot sync the cluster store {}", self.path.display()))
+    }
+
     fn write_json(&self) -> anyhow::Result<()> {
         let mut text = serde_json::to_vec_pretty(&self.state)?;
         text.push(b'\n');
         replace_file(&self.json_path, &text)
     }
+}
+
+/// Makes what was written durable. sled's own flush ends in sync_file_range(2), which empties no disk's cache and writes
+/// no size of a file, and leaves out large values, which are files of their own (see `cluster_db`).
+fn sync(db: &sled::Db, path: &Path) -> anyhow::Result<()> {
+    db.flush()?;
+    let values = path.join("blobs");
+    for directory in [values.as_path(), path].into_iter().filter(|directory| directory.is_dir()) {
+        for entry in fs::read_dir(directory)? {
+            match File::open(entry?.path()) {
+                Ok(file) => file.sync_all()?,
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // replaced meanwhile
+                Err(error) => return Err(error.into()),
+            }
+        }
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn done_key(id: &CommandId) -> Vec<u8> {
@@ -175,14 +198,14 @@ fn pending_key(volume: &VolumeId) -> Vec<u8> {
     [b"pending/".as_slice(), &volume.0].concat()
 }
 
-fn make_cluster(db: &sled::Db, name: &str) -> anyhow::Result<()> {
+fn make_cluster(db: &sled::Db, path: &Path, name: &str) -> anyhow::Result<()> {
     let node = NodeId(rand::random());
     let state = ClusterState::of_one_node(ClusterId(rand::random()), node, name);
     let mut batch = sled::Batch::default();
     batch.insert(NODE_KEY, node.0.as_slice());
     batch.insert(STATE_KEY, serde_json::to_vec(&state)?);
     db.apply_batch(batch)?;
-    db.flush()?;
+    sync(db, path)?;
     tracing::info!(cluster = %state.cluster, name, "made a new cluster of one node");
     Ok(())
 }

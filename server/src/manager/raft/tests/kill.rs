@@ -44,7 +44,7 @@ fn state_of_size() -> ClusterState {
     let mut state = first_state();
     let nodes: u64 = std::env::var(NODES_VARIABLE).unwrap().parse().unwrap();
     for number in 2..=nodes {
-        let other = NodeState { name: format!("node-{number}"), addresses: vec!["192.0.2.1:24180".to_owned(); 2] };
+        let other = NodeState::first(&format!("node-{number}"), vec!["192.0.2.1:24180".to_owned(); 2]);
         state.nodes.insert(node(number), other);
     }
     state
