@@ -3,6 +3,8 @@
 //! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
 //! reply is handed out while either is held.
 
+mod wheel;
+
 use crate::lent::Borrowed;
 use crate::locks::{HeldLocks, LockCall};
 use crate::opens::{OpenEffect, Opens};
@@ -23,6 +25,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
+use wheel::Wheel;
 
 /// Most calls that wait for answers, or to be sent; above it a call fails at once.
 const PENDING_MAX: usize = 65536;
@@ -30,18 +33,6 @@ const PENDING_MAX: usize = 65536;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Threads looked at in one tick: each costs two reads of /proc, some 50 us together.
 const LOOKS_MAX: usize = 512;
-
-/// Who runs the session's tasks, see `driving`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-enum Wheel {
-    /// Nobody does.
-    #[default]
-    Free,
-    /// Somebody does.
-    Taken,
-    /// Nobody does, and calls wait: the session's thread has to.
-    Left,
-}
 
 #[derive(Default)]
 struct State {
@@ -72,9 +63,6 @@ struct State {
     has_served: bool,
     is_shut_down: bool,
 }
-
-/// While locks are waited for, the session's thread looks after a wheel that was free for so long.
-const WATCH_AFTER: Duration = Duration::from_millis(2);
 
 /// Called on the thread that drives the session several times a second; must not block.
 pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
@@ -162,73 +150,6 @@ impl Shared {
     /// Whether small calls share the stream with bulk.
     pub(crate) fn is_crowded(&self) -> bool {
         self.lock().outgoing.is_crowded()
-    }
-
-    /// Takes the wheel for a thread that waits for calls, if there are any and nobody has it.
-    pub(crate) fn take_wheel(&self) -> bool {
-        let mut state = self.lock();
-        let is_free = !state.is_shut_down && state.pending.due_len() > 0 && state.wheel == Wheel::Free;
-        if is_free {
-            (state.wheel, state.has_served) = (Wheel::Taken, true);
-        }
-        is_free
-    }
-
-    /// Leaves the wheel if no answer is due. While locks are waited for, who serves no calls keeps it: nobody else would
-    /// hear that one is granted.
-    pub(crate) fn leave_wheel_when_quiet(&self) -> bool {
-        let mut state = self.lock();
-        let watches = state.pending.has_settled() && !state.has_served;
-        let is_quiet = state.is_shut_down || (state.pending.due_len() == 0 && !watches);
-        if is_quiet {
-            state.wheel = Wheel::Free;
-            state.free_since = Some(Instant::now());
-        }
-        is_quiet
-    }
-
-    /// Whether locks are waited for that may be granted soon.
-    pub(crate) fn expects_locks(&self) -> bool {
-        self.lock().pending.has_unsettled()
-    }
-
-    /// They were not granted soon.
-    pub(crate) fn settle_locks(&self) {
-        self.lock().pending.settle();
-    }
-
-    /// Leaves the wheel to the session's thread: what waits may wait for long.
-    pub(crate) fn leave_wheel(&self) {
-        let mut state = self.lock();
-        state.wheel = Wheel::Left;
-        state.pending.settle();
-        drop(state);
-        self.wheel_left.notify_one();
-    }
-
-    /// Waits until the wheel is left, or has been free for so long (while locks are waited for, `WATCH_AFTER`), and takes
-    /// it; false on shutdown.
-    pub(crate) fn wait_for_wheel(&self, patience: Duration) -> bool {
-        let mut state = self.lock();
-        loop {
-            let watches = state.pending.has_settled();
-            let patience = if watches { WATCH_AFTER } else { patience };
-            let waits = |state: &mut State| state.wheel != Wheel::Left && !state.is_shut_down;
-            let waited = self.wheel_left.wait_timeout_while(state, patience, waits);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-            if state.is_shut_down {
-                return false;
-            }
-            let is_due = match state.wheel {
-                Wheel::Taken => false,
-                Wheel::Left => true,
-                Wheel::Free => !watches || state.free_since.is_none_or(|since| since.elapsed() >= WATCH_AFTER),
-            };
-            if is_due {
-                (state.wheel, state.has_served) = (Wheel::Taken, false);
-                return true;
-            }
-        }
     }
 
     /// The next greeting: one session number higher, with all that is open.

@@ -305,7 +305,7 @@ impl<A> WriteQueues<A> {
         let mut actions = Vec::new();
         if let Some(queue) = self.queues.get_mut(&ino) {
             note(queue);
-            if queue.has_change_or_waits_for_one() {
+            if queue.has_changes() {
                 queue.send_ready(&mut actions);
             }
         }

@@ -134,8 +134,8 @@ impl<A> Queue<A> {
         if self.changes.answered(number) { result.err() } else { None }
     }
 
-    /// Whether something may have waited for a change, or a change for something, to be on the stream.
-    pub fn has_change_or_waits_for_one(&self) -> bool {
+    /// Whether changes are queued and not answered: they, or writes behind them, may wait for what is put on the stream.
+    pub fn has_changes(&self) -> bool {
         self.changes.count() > 0
     }
 

@@ -152,7 +152,7 @@ impl Disk {
 }
 
 /// Opens a database, waiting a moment for who had it before: sled lets go of the lock only after its own
-/// threads have ended.
+/// threads have ended, and nothing tells when that is.
 fn open_when_free(config: &sled::Config) -> sled::Result<sled::Db> {
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {

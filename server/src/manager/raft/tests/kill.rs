@@ -164,7 +164,7 @@ fn kill_often(nodes: u64) {
         let mut proposer = Proposer::start(&live, count.clone(), nodes);
         for copy in 0..COPIES {
             proposer.wait_acknowledged(acknowledged + 1 + copy * 11);
-            // Another moment of a command's life each time.
+            // Another moment of a command's life each time: when it is frozen is what varies, nothing waits for anything.
             std::thread::sleep(Duration::from_micros(copy * 397 % 5000));
             proposer.freeze();
             let to = dir.path().join(format!("copy-{kill}-{copy}"));
