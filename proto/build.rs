@@ -1,7 +1,7 @@
 //! Compiles the .proto files with protox: no system protoc is needed.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["src/brickfs.v1/fops.proto", "src/brickfs.v1/admin.proto"];
+    let files = ["src/brickfs.v1/fops.proto", "src/brickfs.v1/admin.proto", "src/brickfs.v1/cluster.proto"];
     let mut compiler = protox::Compiler::new(["src"])?;
     compiler.open_files(files)?.include_imports(true);
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);

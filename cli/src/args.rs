@@ -48,6 +48,9 @@ pub enum Group {
     /// Volumes: make, start, stop, look at, set options
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// The cluster: its nodes, and how they agree
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// A whole cluster on this machine, to try things out
     #[command(subcommand)]
     Playground(PlaygroundCommand),
@@ -125,6 +128,23 @@ pub enum VolumeCommand {
         name: String,
         /// The option [default: all]
         key: Option<String>,
+    },
+}
+
+/// `brickctl cluster ...`
+#[derive(Subcommand, Debug)]
+pub enum ClusterCommand {
+    /// Show the nodes: who leads, who votes, who can be reached
+    Status {
+        /// Exit with 3 if anything is not as it should be
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show Raft on each node: term, vote, leader, log
+    Raft {
+        /// Go on, a table whenever something changes, until interrupted
+        #[arg(long)]
+        watch: bool,
     },
 }
 

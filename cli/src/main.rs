@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let result = match &args.group {
         Group::Volume(command) => cmd::volume::run(&args.global, command),
+        Group::Cluster(command) => cmd::cluster::run(&args.global, command),
         Group::Playground(command) => playground::run(&args.global, command),
     };
     match result {

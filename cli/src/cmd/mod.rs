@@ -1,3 +1,4 @@
 //! The commands, one file a group.
 
+pub mod cluster;
 pub mod volume;

@@ -1,6 +1,7 @@
 //! What `brickctl` asks of `brickd` and what it gets: the JSON inside the unary admin call.
 
-use crate::cluster::state::VolumeState;
+use crate::cluster::report::{ClusterReport, RaftReport};
+use crate::cluster::state::{NodeRole, VolumeState};
 use crate::ids::{BrickId, ClusterId, NodeId, SetId, VolumeId};
 use crate::volume_spec;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,22 @@ pub enum AdminCall {
         name: String,
         key: Option<String>,
     },
+    ClusterStatus {},
+    ClusterRaft {},
+    /// A token that lets one node join, for this long; `None` for an hour. Each call makes a new one.
+    PeerToken {
+        valid_s: Option<u64>,
+    },
+    /// The node that is asked joins the cluster of a token. `address` is `host:port` or `host`; without one the
+    /// token's own addresses are tried.
+    PeerJoin {
+        address: Option<String>,
+        token: String,
+    },
+    PeerList {},
+    PeerRemove {
+        node: String,
+    },
 }
 
 impl AdminCall {
@@ -60,6 +77,10 @@ impl AdminCall {
         match self {
             AdminCall::Node {} | AdminCall::VolumeList {} | AdminCall::VolumeInfo { .. } => false,
             AdminCall::VolumeStatus { .. } | AdminCall::VolumeGet { .. } => false,
+            AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} | AdminCall::PeerList {} => false,
+            // Neither has to run once: an unused token ends by itself, and a node that has joined says so.
+            AdminCall::PeerToken { .. } | AdminCall::PeerJoin { .. } => false,
+            AdminCall::PeerRemove { .. } => true,
             AdminCall::VolumeCreate { .. } | AdminCall::VolumeStart { .. } | AdminCall::VolumeStop { .. } => true,
             AdminCall::VolumeDelete { .. } | AdminCall::VolumeSet { .. } | AdminCall::VolumeReset { .. } => true,
         }
@@ -82,6 +103,67 @@ pub enum AdminResult {
     Status(VolumeStatus),
     /// To `VolumeGet`.
     Options(Vec<OptionValue>),
+    /// To `ClusterStatus`.
+    Cluster(ClusterReport),
+    /// To `ClusterRaft`.
+    Raft(RaftReport),
+    /// To `PeerToken`.
+    Token(JoinToken),
+    /// To `PeerJoin`.
+    Joined(Joined),
+    /// To `PeerList`.
+    Peers(Vec<PeerInfo>),
+}
+
+/// A join token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinToken {
+    /// The text to carry to the new node. A secret.
+    pub token: String,
+    /// When it is over, in milliseconds since 1970.
+    pub ends_ms: u64,
+    /// The addresses in it.
+    pub addresses: Vec<String>,
+}
+
+/// The secret stays out of every log.
+impl std::fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinToken").field("ends_ms", &self.ends_ms).finish_non_exhaustive()
+    }
+}
+
+/// A node is a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joined {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its name there.
+    pub name: String,
+    /// All nodes by name.
+    pub nodes: Vec<String>,
+}
+
+/// A node as `peer list` shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerInfo {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: NodeId,
+    /// What it is for.
+    pub role: NodeRole,
+    /// `host:port` where other nodes reach it.
+    pub addresses: Vec<String>,
+    /// How many bricks it has.
+    pub bricks_count: usize,
+    /// Since when it is a member, in milliseconds since 1970; 0 where nobody knows.
+    pub joined_ms: u64,
+    /// When its certificate ends, in milliseconds since 1970; none without one.
+    pub certificate_ends_ms: Option<u64>,
 }
 
 /// The node that answers.

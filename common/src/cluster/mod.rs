@@ -4,6 +4,7 @@ pub mod address;
 pub mod admin;
 pub mod command;
 pub mod map;
+pub mod report;
 pub mod state;
 pub mod stored;
 pub mod token;
