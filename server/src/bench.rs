@@ -2,16 +2,18 @@
 
 use crate::brick::host::{Host, SessionHandle};
 use crate::brick::volume::dispatch::Outcome;
-use crate::manager::Manager;
-use crate::manager::store::Store;
+use crate::manager::startup::{self, Opened, Settings};
+use crate::manager::{CERTIFICATE_LIFE_S, Manager};
 use anyhow::Context as _;
 use brickfs_common::cluster::admin::AdminCall;
 use brickfs_common::cluster::map::VolumeMap;
+use brickfs_common::cluster::state::NodeRole;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION};
 use brickfs_common::ids::{ClientId, Gfid, SetId};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Name of the node.
@@ -21,7 +23,8 @@ pub const VOLUME: &str = "bench";
 
 /// A started volume on new bricks, and one client of it.
 pub struct Bricks {
-    manager: Manager,
+    opened: Opened,
+    manager: Arc<Manager>,
     host: Arc<Host>,
     session: SessionHandle,
     map: VolumeMap,
@@ -40,15 +43,22 @@ impl Bricks {
         std::fs::create_dir_all(state_dir(dir))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let inside = runtime.enter();
-        let store = Store::open(&state_dir(dir), Some(NODE), NODE)?;
-        let host = Host::new(store.state().cluster, store.node());
-        let mut manager = Manager::start(store, host.clone())?;
+        let settings = Settings {
+            name: Some(NODE.to_owned()),
+            default_name: NODE.to_owned(),
+            addresses: Vec::new(),
+            connect_from: None,
+            certificate_life: Duration::from_secs(CERTIFICATE_LIFE_S),
+        };
+        let opened = startup::open(&state_dir(dir), &settings)?;
+        let host = Host::new(opened.cluster, opened.node.id);
+        let manager = Manager::start(&opened, host.clone(), NodeRole::Server, Vec::new());
         let bricks = (1..=count).map(|number| format!("{NODE}:{}", dir.join(format!("b{number}")).display())).collect();
         let name = VOLUME.to_owned();
         let create = AdminCall::VolumeCreate { name: name.clone(), replica: 1, stripe: 1, force: true, bricks };
-        manager.run(Some(rand::random()), create)?;
-        manager.run(Some(rand::random()), AdminCall::VolumeStart { name })?;
-        let map = manager.state().volumes.get(VOLUME).context("the volume is not there")?.map.clone();
+        manager.run(Some(rand::random()), create, NODE)?;
+        manager.run(Some(rand::random()), AdminCall::VolumeStart { name }, NODE)?;
+        let map = manager.state()?.volumes.get(VOLUME).context("the volume is not there")?.map.clone();
         let hello = Hello {
             protocol_min: PROTOCOL_VERSION,
             protocol_max: PROTOCOL_VERSION,
@@ -64,7 +74,7 @@ impl Bricks {
         };
         let (_, session) = host.hello(&hello).map_err(|reason| anyhow::anyhow!("{reason}"))?;
         drop(inside);
-        Ok(Bricks { manager, host, session, map, runtime, request: 0 })
+        Ok(Bricks { opened, manager, host, session, map, runtime, request: 0 })
     }
 
     /// The root directory.
@@ -115,5 +125,7 @@ impl Bricks {
     pub fn close(self) {
         let _inside = self.runtime.enter();
         self.manager.stop();
+        drop(self.manager);
+        self.opened.stop();
     }
 }

@@ -7,7 +7,6 @@ mod brick;
 mod config;
 mod manager;
 mod priority;
-#[cfg_attr(not(test), expect(dead_code, reason = "the peers of the cluster are built on it"))]
 mod security;
 
 use anyhow::{Context as _, bail};
@@ -17,15 +16,21 @@ use brickfs_client::polling::{self, Activity};
 use brickfs_client::quiet_socket::QuietSocket;
 use config::Config;
 use manager::Manager;
-use manager::store::Store;
+use manager::peers::service::cluster_service;
+use manager::startup::{self, Opened, Settings};
+use security::accept::{Limits, incoming};
+use security::audit::{Audit, Entry};
+use security::layer::RulesLayer;
+use security::tls::ServerTls;
 use std::fs::{self, DirBuilder, File, TryLockError};
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -34,6 +39,10 @@ use tonic::transport::Server;
 const FRAME_MAX_BYTES: u32 = 1 << 20;
 const STREAM_WINDOW_BYTES: u32 = 8 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Calls at once of one connection over TCP.
+const STREAMS_MAX: u32 = 64;
+/// An end that has gone without a word is noticed after at most twice this.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long calls under way may take once the end was asked for.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -49,25 +58,43 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// Why serving ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// It was asked to.
+    Stopped,
+    /// The node is a member of another cluster now.
+    Rejoined,
+}
+
 fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
     start_log(&config.log)?;
     open_files::prepare();
     // Modes on bricks are decided by operations; what is ours lies in a directory that is closed to others.
     rustix::process::umask(rustix::fs::Mode::empty());
     let _lock = lock_state(&config.state)?;
-    let default_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let store = Store::open(&config.state, config.node_name.as_deref(), &default_name)?;
-    let host = Host::new(store.state().cluster, store.node());
+    while serve_once(config)? == End::Rejoined {
+        tracing::info!("starting anew");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// From the opening of the state to its closing.
+fn serve_once(config: &Config) -> anyhow::Result<End> {
+    let opened = startup::open(&config.state, &Settings::of(config))?;
+    let host = Host::new(opened.cluster, opened.node.id);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let manager = {
         let _inside = runtime.enter();
-        Arc::new(Mutex::new(Manager::start(store, host.clone())?))
+        Manager::start(&opened, host.clone(), config.role, config.addresses.clone())
     };
-    let result = runtime.block_on(serve(config, manager.clone(), host));
+    let result = runtime.block_on(serve(config, &opened, manager.clone(), host));
     // Connections end before volumes do, so that a mount sees a lost server and waits for the next one.
     runtime.shutdown_timeout(STOP_TIMEOUT);
-    manager.lock().unwrap_or_else(PoisonError::into_inner).stop();
-    tracing::info!("stopped");
+    manager.stop();
+    drop(manager);
+    opened.stop();
     result
 }
 
@@ -128,8 +155,23 @@ async fn listen(socket: &Path) -> anyhow::Result<UnixListener> {
     listener.with_context(|| format!("cannot listen on {}", socket.display()))
 }
 
-/// Serves until SIGTERM or SIGINT.
-async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -> anyhow::Result<()> {
+/// Listens for other nodes and clients. An address of every interface is one of both families, where the machine has
+/// both.
+async fn listen_tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listener = match TcpListener::bind(address).await {
+        Err(error) if error.kind() == ErrorKind::Unsupported || error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            let v4 = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+            if address.ip().is_unspecified() { TcpListener::bind(v4).await } else { Err(error) }
+        }
+        bound => bound,
+    };
+    listener.with_context(|| {
+        format!("cannot listen on {address} for other nodes: give another --listen, or --listen none to be alone")
+    })
+}
+
+/// Serves until SIGTERM or SIGINT, or until the node has joined a cluster.
+async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Arc<Host>) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let listener = listen(&config.socket).await?;
@@ -138,20 +180,59 @@ async fn serve(config: &Config, manager: Arc<Mutex<Manager>>, host: Arc<Host>) -
         let activity = activity.clone();
         tokio::spawn(async move { polling::poll(&activity).await });
     }
-    let server = Server::builder()
-        .max_frame_size(Some(FRAME_MAX_BYTES))
-        .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
-        .add_service(manager::service::admin_service(manager))
+    let node = opened.node.clone();
+    let admin = manager::service::admin_service(manager, node.audit.clone());
+    let server = || {
+        Server::builder()
+            .max_frame_size(Some(FRAME_MAX_BYTES))
+            .initial_stream_window_size(Some(STREAM_WINDOW_BYTES))
+            .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
+            .layer(RulesLayer::new(node.audit.clone()))
+    };
+    let local = server()
+        .add_service(admin.clone())
         .add_service(brick::session::fops_service(host, activity.clone()))
         .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
+    let remote = match config.listen {
+        None => None,
+        Some(address) => {
+            let tls = ServerTls::new(&node.credentials)?;
+            let incoming = incoming(listen_tcp(address).await?, tls, Limits::default(), refused_by(&node.audit));
+            let router = server()
+                .max_concurrent_streams(Some(STREAMS_MAX))
+                .http2_keepalive_interval(Some(KEEP_ALIVE))
+                .http2_keepalive_timeout(Some(KEEP_ALIVE))
+                .add_service(admin)
+                .add_service(cluster_service(node.clone()));
+            Some(router.serve_with_incoming(incoming))
+        }
+    };
     priority::serve_with(config.nice);
-    tracing::info!(socket = %config.socket.display(), state = %config.state.display(), "serving");
+    let listening = config.listen.map_or_else(|| "none".to_owned(), |address| address.to_string());
+    tracing::info!(socket = %config.socket.display(), listen = listening, state = %config.state.display(), "serving");
     let result = tokio::select! {
-        ended = server => ended.context("the server ended"),
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
+        ended = local => ended.context("the server ended").map(|()| End::Stopped),
+        ended = run_if_some(remote) => ended.context("the server for other nodes ended").map(|()| End::Stopped),
+        _ = terminate.recv() => Ok(End::Stopped),
+        _ = interrupt.recv() => Ok(End::Stopped),
+        () = node.rejoined() => Ok(End::Rejoined),
     };
     let _ = fs::remove_file(&config.socket);
     result
+}
+
+async fn run_if_some<F: Future>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Notes ends of connections that were refused before they could ask anything.
+fn refused_by(audit: &Arc<Audit>) -> impl Fn(SocketAddr, &str) + Send + Sync + 'static {
+    let audit = audit.clone();
+    move |from, reason| {
+        let (what, result) = ("connection".to_owned(), format!("refused: {reason}"));
+        audit.record_stranger(Entry { role: "stranger", from: from.to_string(), what, result, ..Entry::default() });
+    }
 }

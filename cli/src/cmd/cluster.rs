@@ -144,7 +144,10 @@ mod tests {
             nodes: vec![node("node-1", true), node("node-2", false)],
         };
         let text = describe_cluster(&report);
-        assert!(text.starts_with("Cluster 02020202-0202-0202-0202-020202020202: not healthy, nobody leads\n"), "{text}");
+        assert!(
+            text.starts_with("Cluster 02020202-0202-0202-0202-020202020202: not healthy, nobody leads\n"),
+            "{text}"
+        );
         assert!(text.contains("node-2  server  127.0.0.1:10000  yes    no         -\n"), "{text}");
         assert!(text.ends_with("node-1 does not reach node-2, for 1.2 s: refused\n"), "{text}");
     }
@@ -157,6 +160,7 @@ mod tests {
             voted_for: Some("node-1".to_owned()),
             leader: Some("node-1".to_owned()),
             last_log: Some(12),
+            last_log_term: Some(3),
             committed: Some(11),
             applied: Some(11),
             snapshot: None,

@@ -83,6 +83,13 @@ impl ClusterDb {
         self.sync_then(move |result| drop(sender.send(result)));
         receiver.await.unwrap_or_else(|_| Err(io::Error::other("the thread that syncs the cluster store has ended")))
     }
+
+    /// The same for threads without a runtime.
+    pub fn sync_blocking(&self) -> io::Result<()> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.sync_then(move |result| drop(sender.send(result)));
+        receiver.recv().unwrap_or_else(|_| Err(io::Error::other("the thread that syncs the cluster store has ended")))
+    }
 }
 
 impl Drop for Inner {

@@ -4,11 +4,11 @@
 use crate::brick::format::{BrickIdentity, DOT_DIR, initialise, read_identity};
 use crate::manager::CommandId;
 use crate::manager::brick_path::{CheckedBrick, check_brick, check_each_other, parse_brick};
-use crate::manager::store::{PendingBrick, PendingCreate, Store};
+use crate::manager::records::{PendingBrick, PendingCreate, Records};
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::command::{Command, CreateVolume, NewBrick, apply, check_new_volume};
-use brickfs_common::cluster::state::VolumeState;
-use brickfs_common::ids::{BrickId, VolumeId};
+use brickfs_common::cluster::state::{ClusterState, VolumeState};
+use brickfs_common::ids::{BrickId, NodeId, VolumeId};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -27,14 +27,23 @@ pub struct Order<'a> {
     pub bricks: &'a [String],
 }
 
-/// Makes the volume and commits it. On an error nothing is left of it.
-pub fn create_volume(store: &mut Store, id: &CommandId, order: &Order<'_>) -> anyhow::Result<()> {
-    check_new_volume(store.state(), order.name, order.replica, order.stripe, order.bricks.len())?;
-    let checked = check_bricks(store, order)?;
-    let create = decide(store, order, &checked);
-    let next = apply(store.state(), &Command::CreateVolume(create.clone()))?;
+/// Makes the volume's bricks. The volume has the id of the command, so that a repetition finds
+/// it. What is answered is to be committed now. On an error nothing is left of it.
+/// Whatever becomes of the command, `end_create` has to be told.
+pub fn prepare_create(
+    records: &Records,
+    state: &ClusterState,
+    node: NodeId,
+    id: &CommandId,
+    order: &Order<'_>,
+) -> anyhow::Result<CreateVolume> {
+    check_new_volume(state, order.name, order.replica, order.stripe, order.bricks.len())?;
+    let checked = check_bricks(state, node, order)?;
+    let create = decide(VolumeId(*id), node, order, &checked);
+    let next = apply(state, &Command::CreateVolume(create.clone()))?;
     let pending = PendingCreate {
         volume: create.id,
+        command: Some(*id),
         bricks: checked
             .iter()
             .map(|checked| PendingBrick {
@@ -43,39 +52,42 @@ pub fn create_volume(store: &mut Store, id: &CommandId, order: &Order<'_>) -> an
             })
             .collect(),
     };
-    store.put_pending(&pending)?;
+    records.put_pending(&pending)?;
     let made = match next.volumes.get(order.name) {
         Some(volume) => make_bricks(volume, &pending),
         None => bail!("the new volume is not in the new state"),
     };
     if let Err(error) = made {
         undo(&pending);
-        store.drop_pending(&pending.volume)?;
+        records.drop_pending(&pending.volume)?;
         return Err(error);
     }
-    store.commit(Some(id), next, Some(create.id))
+    Ok(create)
 }
 
-/// Puts away what creates left that did not come to their commit.
-pub fn clean_interrupted(store: &mut Store) -> anyhow::Result<()> {
-    for pending in store.pending()? {
-        if !store.state().volumes.values().any(|volume| volume.map.id == pending.volume) {
-            tracing::warn!(volume = %pending.volume, "putting away what an interrupted volume create left");
-            undo(&pending);
-        }
-        store.drop_pending(&pending.volume)?;
+/// The command was applied: its bricks are the volume's. Or it was refused: they are nobody's and put away.
+pub fn end_create(records: &Records, volume: VolumeId, is_done: bool) -> anyhow::Result<()> {
+    if !is_done {
+        let pending = records.pending()?;
+        pending.iter().filter(|pending| pending.volume == volume).for_each(undo);
     }
-    Ok(())
+    records.drop_pending(&volume)
 }
 
-fn check_bricks(store: &Store, order: &Order<'_>) -> anyhow::Result<Vec<CheckedBrick>> {
+fn check_bricks(state: &ClusterState, node: NodeId, order: &Order<'_>) -> anyhow::Result<Vec<CheckedBrick>> {
+    let own_name = state.nodes.get(&node).map_or("", |own| own.name.as_str());
     let mut parsed = Vec::with_capacity(order.bricks.len());
     for text in order.bricks {
         let brick = parse_brick(text)?;
-        if store.state().node_by_name(&brick.node) != Some(store.node()) {
-            bail!("brick {brick}: there is no node '{}'; this node is '{}'", brick.node, store.node_name());
+        match state.node_by_name(&brick.node) {
+            Some(id) if id == node => parsed.push(brick),
+            Some(_) => bail!(
+                "brick {brick}: a volume's bricks are all on the node that makes it, which is '{own_name}'; give the \
+                 command on '{}'",
+                brick.node
+            ),
+            None => bail!("brick {brick}: there is no node '{}'; this node is '{own_name}'", brick.node),
         }
-        parsed.push(brick);
     }
     for (i, brick) in parsed.iter().enumerate() {
         if parsed[..i].contains(brick) {
@@ -83,21 +95,21 @@ fn check_bricks(store: &Store, order: &Order<'_>) -> anyhow::Result<Vec<CheckedB
         }
     }
     let checked: anyhow::Result<Vec<CheckedBrick>> =
-        parsed.into_iter().map(|brick| check_brick(brick, store.state(), order.force)).collect();
+        parsed.into_iter().map(|brick| check_brick(brick, state, order.force)).collect();
     let checked = checked?;
     check_each_other(&checked, order.name)?;
     Ok(checked)
 }
 
 /// Decides ids and weights. Bricks that share a disk share its capacity.
-fn decide(store: &Store, order: &Order<'_>, checked: &[CheckedBrick]) -> CreateVolume {
+fn decide(id: VolumeId, node: NodeId, order: &Order<'_>, checked: &[CheckedBrick]) -> CreateVolume {
     let bricks = checked
         .iter()
         .map(|one| {
             let sharing = checked.iter().filter(|other| other.device == one.device).count() as u64;
             NewBrick {
                 brick: BrickId(rand::random()),
-                node: store.node(),
+                node,
                 path: one.brick.path.clone(),
                 weight: one.total_bytes / sharing.max(1),
             }
@@ -105,7 +117,7 @@ fn decide(store: &Store, order: &Order<'_>, checked: &[CheckedBrick]) -> CreateV
         .collect();
     CreateVolume {
         name: order.name.to_owned(),
-        id: VolumeId(rand::random()),
+        id,
         replica: order.replica,
         stripe: order.stripe,
         force: order.force,
@@ -192,32 +204,54 @@ fn remove_our_xattrs(path: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::manager::cluster_db::ClusterDb;
+    use brickfs_common::ids::ClusterId;
 
-    fn store(dir: &Path) -> Store {
-        Store::open(dir, None, "node-1").unwrap()
+    const NODE: NodeId = NodeId([1; 16]);
+
+    fn records(dir: &Path) -> Records {
+        Records::open(&ClusterDb::open(&dir.join("db")).unwrap()).unwrap()
     }
 
-    fn create(store: &mut Store, name: &str, bricks: &[String]) -> anyhow::Result<()> {
-        create_volume(store, &[1; 16], &Order { name, replica: 1, stripe: 1, force: true, bricks })
+    fn state() -> ClusterState {
+        ClusterState::of_one_node(ClusterId([2; 16]), NODE, "node-1")
+    }
+
+    fn prepare(records: &Records, bricks: &[String]) -> anyhow::Result<CreateVolume> {
+        let order = Order { name: "demo", replica: 1, stripe: 1, force: true, bricks };
+        prepare_create(records, &state(), NODE, &[1; 16], &order)
     }
 
     #[test]
     fn a_failed_check_of_one_brick_leaves_nothing_of_the_others() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = store(&dir.path().join("state"));
+        let records = records(dir.path());
         fs::write(dir.path().join("b2"), "a file").unwrap();
         let bricks = ["b1", "b2"].map(|name| format!("node-1:{}/{name}", dir.path().display()));
-        assert!(create(&mut store, "demo", &bricks).is_err());
-        assert!(!dir.path().join("b1").exists());
-        assert!(store.state().volumes.is_empty() && store.pending().unwrap().is_empty());
-        let error = create(&mut store, "demo", &["node-9:/x".to_owned()]).unwrap_err().to_string();
+        assert!(prepare(&records, &bricks).is_err());
+        assert!(!dir.path().join("b1").exists() && records.pending().unwrap().is_empty());
+        let error = prepare(&records, &["node-9:/x".to_owned()]).unwrap_err().to_string();
         assert!(error.contains("node-9"), "{error}");
+    }
+
+    #[test]
+    fn a_refused_create_is_put_away_and_a_done_one_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = records(dir.path());
+        let bricks = [format!("node-1:{}/b1", dir.path().display())];
+        let refused = prepare(&records, &bricks).unwrap();
+        assert!(dir.path().join("b1/.brickfs").exists() && records.pending().unwrap().len() == 1);
+        end_create(&records, refused.id, false).unwrap();
+        assert!(!dir.path().join("b1").exists() && records.pending().unwrap().is_empty());
+        let done = prepare(&records, &bricks).unwrap();
+        end_create(&records, done.id, true).unwrap();
+        assert!(dir.path().join("b1/.brickfs").exists() && records.pending().unwrap().is_empty());
     }
 
     #[test]
     fn what_an_interrupted_create_left_is_put_away() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = store(&dir.path().join("state"));
+        let records = records(dir.path());
         let (made, kept) = (dir.path().join("made"), dir.path().join("kept"));
         for brick in [&made, &kept] {
             fs::create_dir_all(brick.join(".brickfs/handles")).unwrap();
@@ -227,10 +261,11 @@ mod tests {
             PendingBrick { path: kept.clone(), old_mode: Some(0o700) },
             PendingBrick { path: dir.path().join("never"), old_mode: None },
         ];
-        store.put_pending(&PendingCreate { volume: VolumeId([5; 16]), bricks }).unwrap();
-        clean_interrupted(&mut store).unwrap();
+        let volume = VolumeId([5; 16]);
+        records.put_pending(&PendingCreate { volume, command: None, bricks }).unwrap();
+        end_create(&records, volume, false).unwrap();
         assert!(!made.exists() && kept.is_dir() && !kept.join(".brickfs").exists());
         assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o7777, 0o700);
-        assert!(store.pending().unwrap().is_empty());
+        assert!(records.pending().unwrap().is_empty());
     }
 }

@@ -4,6 +4,7 @@
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::cluster::state::{ClusterState, VolumeState};
 use brickfs_common::ids::VolumeId;
+use std::sync::Arc;
 
 /// Something that a node does with its bricks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,7 +19,8 @@ pub enum Step {
 
 /// What leads from one state to the next. Stops come first: a brick may have gone from one volume to another.
 pub fn plan_steps(old: &ClusterState, new: &ClusterState) -> Vec<Step> {
-    let stops = started(old).filter(|volume| find(new, volume.map.id).is_none()).map(|volume| Step::Stop(volume.map.id));
+    let stops =
+        started(old).filter(|volume| find(new, volume.map.id).is_none()).map(|volume| Step::Stop(volume.map.id));
     let others = started(new).filter_map(|volume| match find(old, volume.map.id) {
         None => Some(Step::Start(volume.map.clone())),
         Some(before) if before.map != volume.map => Some(Step::Update(volume.map.clone())),
@@ -28,7 +30,7 @@ pub fn plan_steps(old: &ClusterState, new: &ClusterState) -> Vec<Step> {
 }
 
 fn started(state: &ClusterState) -> impl Iterator<Item = &VolumeState> {
-    state.volumes.values().filter(|volume| volume.started)
+    state.volumes.values().map(Arc::as_ref).filter(|volume| volume.started)
 }
 
 /// The started volume of an id: a volume that was deleted and made again under its name is another one.

@@ -1,198 +1,251 @@
-//! The cluster manager of a node: it answers `brickctl`, turns orders into commands, commits them to the
-//! store and lets the bricks follow. One order runs at a time.
+//! The cluster manager of a node: it answers `brickctl`, turns orders into commands, has them applied by the cluster
+//! and lets the bricks of this node follow the state.
+//!
+//! ```text
+//! brickctl ─▶ service ─▶ Manager ─▶ Node::run ─▶ Raft (here or on the leader)
+//!                          │                        │ applied
+//!                          ▼                        ▼
+//!                        answer               Bricks::follow ─▶ Host
+//! ```
+//!
+//! What waits for a disk or for other nodes runs on the manager thread; the calls of `brickctl` on threads of the
+//! blocking pool.
 
-pub mod brick_path;
-#[cfg_attr(not(test), expect(dead_code, reason = "used by the Raft member alone until the manager moves onto it"))]
+mod brick_path;
+mod bricks;
+mod care;
+mod certificates;
 mod cluster_db;
 mod create;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the manager moves onto it next"))]
+mod follow;
+mod join;
+pub mod node;
+mod old_store;
+pub mod peers;
 mod raft;
+mod records;
+mod reports;
 pub mod service;
-pub mod store;
+pub mod startup;
 
-use crate::brick::host::{BrickStatus, Host};
-use anyhow::bail;
-use brickfs_common::cluster::admin::{
-    AdminCall, AdminResult, BrickReport, NodeInfo, VolumeInfo, VolumeStatus, option_values,
-};
-use brickfs_common::cluster::command::{Command, Refusal, apply};
-use brickfs_common::cluster::state::{ClusterState, VolumeState};
+pub use certificates::CERTIFICATE_LIFE_S;
+pub use join::DEFAULT_PORT;
+
+use crate::brick::host::Host;
+use crate::manager::join::Wish;
+use crate::manager::raft::ManagerThread;
+use anyhow::{Context as _, bail};
+use brickfs_common::cluster::admin::{AdminCall, AdminResult, VolumeInfo, option_values};
+use brickfs_common::cluster::command::{Command, Refusal};
+use brickfs_common::cluster::state::{ClusterState, NodeRole, VolumeState};
+use brickfs_common::ids::{NodeId, VolumeId};
 use brickfs_common::volume_spec::shorten;
-use std::sync::Arc;
-use store::Store;
+use bricks::Bricks;
+use node::{CommandError, Node, now_ms};
+use records::{PendingCreate, Records};
+use startup::Opened;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Between two tries to find out what became of a create.
+const END_AGAIN: Duration = Duration::from_secs(1);
 
 /// The identity that a client gives a change, so that a retried one runs once.
 pub type CommandId = [u8; 16];
 
-/// The state of the cluster and the bricks that follow it.
+/// What a node does for `brickctl`.
 pub struct Manager {
-    store: Store,
-    host: Arc<Host>,
+    node: Arc<Node>,
+    bricks: Arc<Bricks>,
+    records: Records,
+    thread: Arc<ManagerThread>,
+    /// As what this node would join another cluster.
+    role: NodeRole,
+    addresses: Vec<String>,
+    /// Held while a create looks at disks and makes bricks, so that two do not take the same directory.
+    creating: Mutex<()>,
 }
 
 impl Manager {
-    /// Takes over a store: puts away what an interrupted create left, and starts the volumes that are to
-    /// run. A brick that does not open is reported and the others are served.
-    pub fn start(mut store: Store, host: Arc<Host>) -> anyhow::Result<Manager> {
-        create::clean_interrupted(&mut store)?;
-        let manager = Manager { store, host };
-        for volume in manager.state().volumes.values().filter(|volume| volume.started) {
-            for brick in manager.host.start_volume(volume.map.clone()) {
-                report_brick(&volume.map.name, &brick);
-            }
+    /// Serves the bricks of the volumes that are started, and lets them follow the state from then on. A brick that
+    /// does not open is reported and the others are served.
+    pub fn start(opened: &Opened, host: Arc<Host>, role: NodeRole, addresses: Vec<String>) -> Arc<Manager> {
+        let (node, records, thread) = (opened.node.clone(), opened.records.clone(), opened.thread.clone());
+        let bricks = Bricks::new(host);
+        if let Some(state) = node.member.state() {
+            bricks.follow(&state);
         }
-        Ok(manager)
+        drop(thread.run(bricks.clone().follow_all(node.member.watch())));
+        let creating = Mutex::new(());
+        let manager = Arc::new(Manager { node, bricks, records, thread, role, addresses, creating });
+        let cleaning = manager.clone();
+        drop(manager.thread.run(async move { cleaning.end_interrupted_creates().await }));
+        manager
     }
 
     /// Closes the bricks of every started volume. They are served again at the next start.
     pub fn stop(&self) {
-        for volume in self.state().volumes.values().filter(|volume| volume.started) {
-            self.host.stop_volume(volume.map.id);
+        self.bricks.stop();
+    }
+
+    /// The applied state.
+    pub fn state(&self) -> Result<Arc<ClusterState>, CommandError> {
+        self.node.state()
+    }
+
+    /// Runs one call, on a thread that may block. A change that this `id` already made is not made again: the answer
+    /// is then how things are now. `caller` is for what the state remembers of who asked.
+    pub fn run(&self, id: Option<CommandId>, call: AdminCall, caller: &str) -> anyhow::Result<AdminResult> {
+        if !call.is_change() {
+            return self.answer(call, caller);
         }
-    }
-
-    /// The cluster state in force.
-    pub fn state(&self) -> &ClusterState {
-        self.store.state()
-    }
-
-    /// Runs one call. A change that this `id` already made is not made again: the answer is then how
-    /// things are now.
-    pub fn run(&mut self, id: Option<CommandId>, call: AdminCall) -> anyhow::Result<AdminResult> {
-        if call.is_change() {
-            let Some(id) = id else { bail!("a change needs a command id of 16 bytes") };
-            if !self.store.is_done(&id)? {
-                return self.change(&id, call);
-            }
-            tracing::info!("a repeated command was answered without running it again");
-        }
-        self.answer(call)
-    }
-
-    fn change(&mut self, id: &CommandId, call: AdminCall) -> anyhow::Result<AdminResult> {
-        let command = match &call {
+        let Some(id) = id else { bail!("a change needs a command id of 16 bytes") };
+        match &call {
             AdminCall::VolumeCreate { name, replica, stripe, force, bricks } => {
                 let order = create::Order { name, replica: *replica, stripe: *stripe, force: *force, bricks };
-                create::create_volume(&mut self.store, id, &order)?;
-                return self.answer(call);
+                self.create(&id, &order)?;
             }
-            AdminCall::VolumeStart { name } => Command::StartVolume { name: name.clone() },
-            AdminCall::VolumeStop { name } => Command::StopVolume { name: name.clone() },
-            AdminCall::VolumeDelete { name } => Command::DeleteVolume { name: name.clone() },
-            AdminCall::VolumeSet { name, key, value } => {
-                Command::SetOption { name: name.clone(), key: key.clone(), value: value.clone() }
-            }
-            AdminCall::VolumeReset { name, key } => Command::ResetOption { name: name.clone(), key: key.clone() },
-            AdminCall::Node {} | AdminCall::VolumeList {} | AdminCall::VolumeInfo { .. } => return self.answer(call),
-            AdminCall::VolumeStatus { .. } | AdminCall::VolumeGet { .. } => return self.answer(call),
-        };
-        let next = apply(self.state(), &command)?;
-        self.store.commit(Some(id), next, None)?;
-        self.follow(&command);
-        self.answer(call)
+            _ => self.command(id, self.command_of(&call)?)?,
+        }
+        self.answer(call, caller)
     }
 
-    /// Lets the bricks follow a committed command.
-    fn follow(&self, command: &Command) {
-        match command {
-            Command::StartVolume { name } => {
-                if let Some(volume) = self.state().volumes.get(name) {
-                    let bricks = self.host.start_volume(volume.map.clone());
-                    bricks.iter().for_each(|brick| report_brick(name, brick));
-                }
+    fn command_of(&self, call: &AdminCall) -> anyhow::Result<Command> {
+        Ok(match call.clone() {
+            AdminCall::VolumeStart { name } => Command::StartVolume { name },
+            AdminCall::VolumeStop { name } => Command::StopVolume { name },
+            AdminCall::VolumeDelete { name } => Command::DeleteVolume { name },
+            AdminCall::VolumeSet { name, key, value } => Command::SetOption { name, key, value },
+            AdminCall::VolumeReset { name, key } => Command::ResetOption { name, key },
+            AdminCall::PeerRemove { node } => {
+                // A repetition finds no such node any more; its id says that it was done.
+                let found = self.state()?.node_by_name(&node).unwrap_or_default();
+                let known = found != NodeId::default();
+                let removed = if known { found } else { node.parse().unwrap_or_default() };
+                Command::RemoveNode { node: removed, now_ms: now_ms() }
             }
-            Command::StopVolume { name } => {
-                if let Some(volume) = self.state().volumes.get(name) {
-                    self.host.stop_volume(volume.map.id);
-                }
+            AdminCall::VolumeCreate { .. } => bail!("a create is more than a command"),
+            AdminCall::Node {} | AdminCall::VolumeList {} | AdminCall::VolumeInfo { .. } => bail!("not a change"),
+            AdminCall::VolumeStatus { .. } | AdminCall::VolumeGet { .. } | AdminCall::PeerList {} => {
+                bail!("not a change")
             }
-            Command::SetOption { name, .. } | Command::ResetOption { name, .. } => {
-                if let Some(volume) = self.state().volumes.get(name).filter(|volume| volume.started) {
-                    self.host.update_map(volume.map.clone());
-                }
+            AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} => bail!("not a change"),
+            AdminCall::PeerToken { .. } | AdminCall::PeerJoin { .. } => bail!("not a change"),
+        })
+    }
+
+    /// Has a command applied and this node's bricks follow it.
+    fn command(&self, id: CommandId, command: Command) -> anyhow::Result<()> {
+        let node = self.node.clone();
+        let outcome = self.block_on(async move { node.run(id, command).await })??;
+        if let Some(refusal) = outcome.refusal {
+            bail!("{refusal}");
+        }
+        self.bricks.follow(&*self.state()?);
+        Ok(())
+    }
+
+    fn block_on<F>(&self, future: F) -> anyhow::Result<F::Output>
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
+        self.thread.block_on(future).context("brickd is stopping")
+    }
+
+    fn create(&self, id: &CommandId, order: &create::Order<'_>) -> anyhow::Result<()> {
+        // A panic in one call must not end administration: what a create leaves is put away by its record.
+        let _creating = self.creating.lock().unwrap_or_else(PoisonError::into_inner);
+        // An earlier try of the same command, whose outcome was not known.
+        let pending = self.records.pending()?.into_iter().find(|pending| pending.command == Some(*id));
+        if let Some(pending) = pending {
+            let (node, records) = (self.node.clone(), self.records.clone());
+            self.block_on(async move { end_create_in_doubt(&node, &records, &pending).await })??;
+        }
+        let (state, volume) = (self.state()?, VolumeId(*id));
+        if state.volumes.get(order.name).is_some_and(|made| made.map.id == volume) {
+            return Ok(());
+        }
+        let create = create::prepare_create(&self.records, &state, self.node.id, id, order)?;
+        let (node, id) = (self.node.clone(), *id);
+        let outcome = self.block_on(async move { node.run(id, Command::CreateVolume(create)).await })?;
+        match outcome {
+            // Not known: the record stays, and is looked at again when the cluster answers.
+            Err(error) => Err(error.into()),
+            Ok(outcome) => {
+                create::end_create(&self.records, volume, outcome.refusal.is_none())?;
+                outcome.refusal.map_or(Ok(()), |refusal| bail!("{refusal}"))
             }
-            Command::CreateVolume(_) | Command::DeleteVolume { .. } | Command::RenameNode { .. } => (),
-            // Nothing of these reaches a brick.
-            Command::AddToken(_) | Command::AddNode(_) | Command::SetAddresses { .. } => (),
-            Command::RemoveNode { .. } | Command::RenewCertificate(_) | Command::SetSupports { .. } => (),
-            Command::RaiseVersion { .. } | Command::AddClient(_) | Command::RemoveClient { .. } => (),
-            Command::DropEnded { .. } => (),
-            // Nobody proposes these before there are replicas.
-            Command::ChangeSet(_) | Command::NodeLost(_) => (),
         }
     }
 
     /// How things are, as the answer to a call; for a change, after it.
-    fn answer(&self, call: AdminCall) -> anyhow::Result<AdminResult> {
+    fn answer(&self, call: AdminCall, caller: &str) -> anyhow::Result<AdminResult> {
+        let node = self.node.clone();
         Ok(match call {
             AdminCall::Node {} => AdminResult::Node(self.node_info()),
             AdminCall::VolumeList {} => {
-                AdminResult::Volumes(self.state().volumes.values().map(|volume| VolumeInfo::from(&**volume)).collect())
+                let state = self.state()?;
+                AdminResult::Volumes(state.volumes.values().map(|volume| VolumeInfo::from(&**volume)).collect())
             }
             AdminCall::VolumeInfo { name } | AdminCall::VolumeCreate { name, .. } => {
-                AdminResult::Volume(VolumeInfo::from(self.volume(&name)?))
+                AdminResult::Volume(VolumeInfo::from(&*self.volume(&name)?))
             }
             AdminCall::VolumeStatus { name } | AdminCall::VolumeStart { name } => {
-                AdminResult::Status(self.volume_status(self.volume(&name)?))
+                AdminResult::Status(self.volume_status(&*self.volume(&name)?))
             }
             AdminCall::VolumeGet { name, key } => {
                 AdminResult::Options(option_values(&self.volume(&name)?.map.options, key.as_deref())?)
             }
             AdminCall::VolumeStop { .. } | AdminCall::VolumeDelete { .. } => AdminResult::Done {},
             AdminCall::VolumeSet { .. } | AdminCall::VolumeReset { .. } => AdminResult::Done {},
+            AdminCall::PeerRemove { .. } => AdminResult::Done {},
+            AdminCall::ClusterStatus {} => {
+                AdminResult::Cluster(self.block_on(async move { node.cluster_report().await })??)
+            }
+            AdminCall::ClusterRaft {} => AdminResult::Raft(self.block_on(async move { node.raft_report().await })??),
+            AdminCall::PeerList {} => AdminResult::Peers(self.node.peer_list()?),
+            AdminCall::PeerToken { valid_s } => {
+                let made_by = caller.to_owned();
+                AdminResult::Token(self.block_on(async move { node.make_token(valid_s, made_by).await })??)
+            }
+            AdminCall::PeerJoin { address, token } => {
+                let wish = Wish { addresses: self.addresses.clone(), role: self.role };
+                let join = async move { node.join(address.as_deref(), &token, wish).await };
+                AdminResult::Joined(self.block_on(join)??)
+            }
         })
     }
 
-    fn volume(&self, name: &str) -> Result<&VolumeState, Refusal> {
-        self.state().volumes.get(name).map(Arc::as_ref).ok_or_else(|| Refusal::NoSuchVolume(shorten(name)))
-    }
-
-    fn node_info(&self) -> NodeInfo {
-        let node = self.store.node();
-        NodeInfo {
-            cluster: self.state().cluster,
-            node,
-            name: self.store.node_name().to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-        }
-    }
-
-    fn volume_status(&self, volume: &VolumeState) -> VolumeStatus {
-        let served = if volume.started { self.host.volume_status(volume.map.id) } else { Vec::new() };
-        let absent = if volume.started { "not opened" } else { "the volume is stopped" };
-        let mut bricks = Vec::new();
-        for set in &volume.map.sets {
-            for member in &set.members {
-                let status = served.iter().find(|status| status.brick == member.brick);
-                bricks.push(BrickReport {
-                    node: member.node_name.clone(),
-                    path: member.path.clone(),
-                    set: set.id,
-                    brick: member.brick,
-                    online: status.is_some_and(|status| status.online),
-                    error: match status {
-                        Some(status) => status.error.clone(),
-                        None => Some(absent.to_owned()),
-                    },
-                    total_bytes: status.map_or(0, |status| status.total_bytes),
-                    free_bytes: status.map_or(0, |status| status.free_bytes),
-                    damage: status.map_or_else(Vec::new, |status| status.damage.clone()),
-                    mending: status.is_some_and(|status| status.is_mending),
-                });
+    /// Ends what creates left whose outcome this node does not know, as soon as the cluster answers.
+    async fn end_interrupted_creates(&self) -> anyhow::Result<()> {
+        for pending in self.records.pending()? {
+            while let Err(error) = end_create_in_doubt(&self.node, &self.records, &pending).await {
+                let error = format!("{error:#}");
+                tracing::warn!(volume = %pending.volume, error, "an interrupted volume create cannot be ended yet");
+                sleep(END_AGAIN).await;
             }
         }
-        let healthy = volume.started && bricks.iter().all(|b| b.online && b.error.is_none() && b.damage.is_empty());
-        VolumeStatus { name: volume.map.name.clone(), started: volume.started, healthy, bricks }
+        Ok(())
+    }
+
+    fn volume(&self, name: &str) -> anyhow::Result<Arc<VolumeState>> {
+        let state = self.state()?;
+        let volume = state.volumes.get(name).cloned();
+        Ok(volume.ok_or_else(|| Refusal::NoSuchVolume(shorten(name)))?)
     }
 }
 
-fn report_brick(volume: &str, brick: &BrickStatus) {
-    if !brick.online {
-        let error = brick.error.as_deref().unwrap_or("unknown");
-        tracing::error!(volume, set = brick.set.0, path = brick.path, error, "brick is not served");
+/// Finds out what became of a create and ends it. Giving it up has the id of its command: whichever of the two is
+/// applied first is what both are answered, so that a create that is still on its way cannot come after this.
+async fn end_create_in_doubt(node: &Node, records: &Records, pending: &PendingCreate) -> anyhow::Result<()> {
+    let is_done = match pending.command {
+        // Of a release whose creates were not on their way for longer than its process lived.
+        None => node.state()?.volume_by_id(pending.volume).is_some(),
+        Some(id) => node.run(id, Command::GiveUpCreate { volume: pending.volume }).await?.refusal.is_none(),
+    };
+    if !is_done {
+        tracing::warn!(volume = %pending.volume, "putting away what an interrupted volume create left");
     }
-    for damage in &brick.damage {
-        tracing::error!(volume, set = brick.set.0, path = brick.path, damage, "brick is damaged");
-    }
+    create::end_create(records, pending.volume, is_done)
 }

@@ -1,52 +1,76 @@
-//! The admin service: takes `brickctl`'s calls off the wire and runs them one at a time, away from the
-//! thread that serves files, because a commit waits for the disk.
+//! The admin service: takes `brickctl`'s calls off the wire and runs them away from the thread that serves files, for
+//! a command waits for disks and other nodes. Who may call it was decided before (`security::rules`).
 
 use crate::manager::{CommandId, Manager};
-use brickfs_client::quiet_socket::Peer;
+use crate::security::audit::{Audit, Entry};
+use crate::security::layer::entry_of;
 use brickfs_common::cluster::admin::{ADMIN_VERSION, AdminCall, AdminResult};
 use brickfs_proto::v1::admin_server::{Admin, AdminServer};
 use brickfs_proto::v1::{AdminReply, AdminRequest};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 /// Largest admin request: 64 bricks with the longest paths fit.
 const REQUEST_MAX_BYTES: usize = 256 << 10;
+/// Calls at once; each has a thread while it waits. More of them wait for their turn.
+const CALLS_MAX: usize = 32;
 
 /// The service around a manager.
 pub struct AdminService {
-    manager: Arc<Mutex<Manager>>,
+    manager: Arc<Manager>,
+    audit: Arc<Audit>,
+    turns: Semaphore,
 }
 
 /// The service, ready for a server.
-pub fn admin_service(manager: Arc<Mutex<Manager>>) -> AdminServer<AdminService> {
-    let service = AdminService { manager };
+pub fn admin_service(manager: Arc<Manager>, audit: Arc<Audit>) -> AdminServer<AdminService> {
+    let service = AdminService { manager, audit, turns: Semaphore::new(CALLS_MAX) };
     AdminServer::new(service).max_decoding_message_size(REQUEST_MAX_BYTES)
 }
 
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn run(&self, request: Request<AdminRequest>) -> Result<Response<AdminReply>, Status> {
-        check_peer(&request)?;
+        let entry = entry_of(request.extensions());
         let (id, call) = decode(request.into_inner())?;
-        let manager = self.manager.clone();
-        let run = move || {
-            // A panic in one call must not end administration: the state is replaced whole or not at all.
-            let mut manager = manager.lock().unwrap_or_else(PoisonError::into_inner);
-            manager.run(id, call)
-        };
+        let what = describe(&call);
+        let (manager, caller) = (self.manager.clone(), format!("{} {}", entry.role, entry.who));
+        let _turn = self.turns.acquire().await.map_err(|_| Status::unavailable("brickd is stopping"))?;
+        let run = move || manager.run(id, call, caller.trim());
         let result = tokio::task::spawn_blocking(run).await;
         let result = result.map_err(|_| Status::internal("the call failed inside brickd; see its log"))?;
+        if let Some(what) = what {
+            let result = result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_owned());
+            self.audit.record(Entry { what, result, ..entry });
+        }
         Ok(Response::new(encode(result)?))
     }
 }
 
-/// Only root and the user that `brickd` runs as may administrate.
-fn check_peer(request: &Request<AdminRequest>) -> Result<(), Status> {
-    let peer = request.extensions().get::<Peer>().and_then(|peer| peer.credentials);
-    match peer.map(|peer| peer.uid()) {
-        Some(uid) if uid == 0 || uid == rustix::process::geteuid().as_raw() => Ok(()),
-        _ => Err(Status::permission_denied("only root may administrate")),
-    }
+/// A change as the audit log says it, without secrets; `None` for what changes nothing.
+fn describe(call: &AdminCall) -> Option<String> {
+    Some(match call {
+        AdminCall::VolumeCreate { name, bricks, .. } => format!("volume create {name} ({} bricks)", bricks.len()),
+        AdminCall::VolumeStart { name } => format!("volume start {name}"),
+        AdminCall::VolumeStop { name } => format!("volume stop {name}"),
+        AdminCall::VolumeDelete { name } => format!("volume delete {name}"),
+        AdminCall::VolumeSet { name, key, value } => format!("volume set {name} {key} {value}"),
+        AdminCall::VolumeReset { name, key } => {
+            format!("volume reset {name} {}", key.as_deref().unwrap_or("(all options)"))
+        }
+        AdminCall::PeerToken { valid_s } => match valid_s {
+            Some(valid_s) => format!("peer token for {valid_s} s"),
+            None => "peer token".to_owned(),
+        },
+        AdminCall::PeerJoin { address, .. } => {
+            format!("peer join {}", address.as_deref().unwrap_or("by the token's addresses"))
+        }
+        AdminCall::PeerRemove { node } => format!("peer remove {node}"),
+        AdminCall::Node {} | AdminCall::VolumeList {} | AdminCall::VolumeInfo { .. } => return None,
+        AdminCall::VolumeStatus { .. } | AdminCall::VolumeGet { .. } => return None,
+        AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} | AdminCall::PeerList {} => return None,
+    })
 }
 
 fn decode(request: AdminRequest) -> Result<(Option<CommandId>, AdminCall), Status> {

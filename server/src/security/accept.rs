@@ -10,13 +10,13 @@ use crate::security::role::PeerIdentity;
 use crate::security::tls::{ClientTls, ServerTls, explain};
 use rustls::pki_types::ServerName;
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -186,14 +186,19 @@ async fn let_read(mut socket: TcpStream) -> io::Result<()> {
 }
 
 /// Connects to a node; answers the connection and who answers there. The node looks at our certificate only after
-/// our side is done: a refusal of ours comes with the first read.
+/// our side is done: a refusal of ours comes with the first read. `from` is the own address to connect from; one of
+/// the other family than the node's is not used.
 pub async fn connect(
     address: SocketAddr,
+    from: Option<IpAddr>,
     tls: &ClientTls,
     limit: Duration,
 ) -> io::Result<(Link<client::TlsStream<TcpStream>>, PeerIdentity)> {
     let connect = async {
-        let socket = TcpStream::connect(address).await?;
+        let socket = match from.filter(|from| from.is_ipv4() == address.is_ipv4()) {
+            Some(from) => connect_from(from, address).await?,
+            None => TcpStream::connect(address).await?,
+        };
         socket.set_nodelay(true)?;
         TlsConnector::from(tls.config.clone()).connect(ServerName::IpAddress(address.ip().into()), socket).await
     };
@@ -207,6 +212,12 @@ pub async fn connect(
         None => Link::endless(stream),
     };
     Ok((link, identity))
+}
+
+async fn connect_from(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(to).await
 }
 
 impl AsyncRead for Connection {

@@ -39,7 +39,7 @@ async fn a_service_knows_who_calls() {
     for (config, who) in [ClientTls::member(&admin, None).unwrap(), joining].into_iter().zip(who) {
         let connector = tower::service_fn(move |_| {
             let config = config.clone();
-            async move { connect(address, &config, LIMIT).await.map(|(stream, _)| TokioIo::new(stream)) }
+            async move { connect(address, None, &config, LIMIT).await.map(|(stream, _)| TokioIo::new(stream)) }
         });
         let channel = Endpoint::from_static("http://brickd").connect_with_connector(connector).await.unwrap();
         let reply = AdminClient::new(channel).run(AdminRequest::default()).await.unwrap();
@@ -101,7 +101,7 @@ async fn one_that_says_nothing_is_dropped_in_time() {
     assert!(matches!(silent.read(&mut [0]).await, Ok(0) | Err(_)));
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = ClientTls::member(&credentials(&authority, Role::Peer, 2), None).unwrap();
-    let late = connect(nobody.local_addr().unwrap(), &config, Duration::from_millis(50)).await.unwrap_err();
+    let late = connect(nobody.local_addr().unwrap(), None, &config, Duration::from_millis(50)).await.unwrap_err();
     assert_eq!(explain(&late), "no handshake within 50 ms");
 }
 
@@ -150,7 +150,7 @@ async fn a_stranger_has_a_short_time() {
     let limits = Limits { stranger_time: Duration::from_millis(20), ..Limits::default() };
     let listener = listen_with(ServerTls::new(&credentials(&authority, Role::Peer, 1)).unwrap(), limits).await;
     let joining = ClientTls::joining(authority.certificate().hash()).unwrap();
-    let (mut stranger, _) = connect(listener.address, &joining, LIMIT).await.unwrap();
+    let (mut stranger, _) = connect(listener.address, None, &joining, LIMIT).await.unwrap();
     assert!(matches!(stranger.read(&mut [0]).await, Ok(0) | Err(_)));
 }
 

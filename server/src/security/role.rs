@@ -1,7 +1,7 @@
 //! What a certificate says of its holder. It is in the subject, which the authority alone writes:
 //! `O=<cluster id>, OU=peer|admin|client, CN=<id>`, these three and in this order.
 
-use brickfs_common::ids::{ClusterId, NodeId};
+use brickfs_common::ids::{CertSerial, ClusterId, NodeId};
 use std::fmt;
 use std::str::FromStr;
 use x509_parser::der_parser::asn1_rs::{Oid, Tag};
@@ -46,9 +46,22 @@ impl fmt::Display for Role {
 pub struct Serial(pub u128);
 
 impl Serial {
-    /// A new number.
+    /// A new number. Its first byte is 1 to 127, as the cluster state wants it.
     pub fn random() -> Serial {
-        Serial(rand::random::<u128>().max(1))
+        let mut bytes: [u8; 16] = rand::random();
+        bytes[0] = (bytes[0] & 0x7f).max(1);
+        Serial(u128::from_be_bytes(bytes))
+    }
+
+    /// As the cluster state has it.
+    pub fn in_state(self) -> CertSerial {
+        CertSerial(self.0.to_be_bytes())
+    }
+}
+
+impl From<CertSerial> for Serial {
+    fn from(serial: CertSerial) -> Serial {
+        Serial(u128::from_be_bytes(serial.0))
     }
 }
 

@@ -90,7 +90,7 @@ pub async fn echo(stream: &mut Link<TlsStream<TcpStream>>) -> std::io::Result<()
 
 /// Connects and says something: a refusal by the other end is seen only then.
 pub async fn talk(listener: &Listener, tls: ClientTls) -> Result<Link<TlsStream<TcpStream>>, String> {
-    let connected = connect(listener.address, &tls, LIMIT).await;
+    let connected = connect(listener.address, None, &tls, LIMIT).await;
     let (mut stream, _) = connected.map_err(|error| explain(&error))?;
     echo(&mut stream).await.map_err(|error| explain(&error))?;
     Ok(stream)

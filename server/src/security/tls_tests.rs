@@ -65,7 +65,7 @@ async fn both_ends_know_each_other() {
     let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Client, 2));
     let mut listener = listen(&server).await;
     let config = ClientTls::member(&client, Some(NodeId([1; 16]))).unwrap();
-    let (mut stream, node) = connect(listener.address, &config, LIMIT).await.unwrap();
+    let (mut stream, node) = connect(listener.address, None, &config, LIMIT).await.unwrap();
     echo(&mut stream).await.unwrap();
     assert_eq!(node, *server.identity().who());
     assert_eq!(stream.stream().get_ref().1.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
@@ -222,13 +222,13 @@ async fn a_replaced_certificate_is_used_by_the_next_connection_and_open_ones_liv
     let (server, client) = (credentials(&authority, Role::Peer, 1), credentials(&authority, Role::Peer, 2));
     let mut listener = listen(&server).await;
     let config = ClientTls::member(&client, Some(NodeId([1; 16]))).unwrap();
-    let (mut old, before) = connect(listener.address, &config, LIMIT).await.unwrap();
+    let (mut old, before) = connect(listener.address, None, &config, LIMIT).await.unwrap();
     echo(&mut old).await.unwrap();
     let seen_before = listener.accepted.recv().await.unwrap().identity.unwrap();
     for (credentials, id) in [(&server, 1), (&client, 2)] {
         credentials.replace_identity(identity_of(&authority, &grant(Role::Peer, id), SystemTime::now()));
     }
-    let (mut new, after) = connect(listener.address, &config, LIMIT).await.unwrap();
+    let (mut new, after) = connect(listener.address, None, &config, LIMIT).await.unwrap();
     echo(&mut new).await.unwrap();
     echo(&mut old).await.unwrap();
     assert_eq!((after.id, after.serial), (before.id, server.identity().who().serial));

@@ -21,7 +21,7 @@ pub use token::AddToken;
 pub use volume::{CreateVolume, NewBrick, check_new_volume};
 
 use crate::cluster::state::{ClusterState, REVOKED_MAX};
-use crate::ids::{CertSerial, NodeId};
+use crate::ids::{CertSerial, NodeId, VolumeId};
 use serde::{Deserialize, Serialize};
 
 /// A change of the cluster state.
@@ -113,6 +113,12 @@ pub enum Command {
     ChangeSet(ChangeSet),
     /// The loss of a node.
     NodeLost(NodeLost),
+    /// Give up a create whose maker was interrupted. Proposed under the id of the create's own command: whichever of
+    /// the two is applied first decides what both are answered. Always refused.
+    GiveUpCreate {
+        /// The volume that was to be made.
+        volume: VolumeId,
+    },
     /// Drop the tokens and revocations that are over. Other commands do the same where they need room; this
     /// one is for a cluster in which nothing else happens.
     DropEnded {
@@ -156,6 +162,7 @@ pub fn apply(state: &ClusterState, command: &Command) -> Result<ClusterState, Re
         Command::RemoveClient { name, now_ms } => client::remove(&mut next, name, *now_ms)?,
         Command::ChangeSet(change) => set::change(&mut next, change)?,
         Command::NodeLost(lost) => set::node_lost(&mut next, lost)?,
+        Command::GiveUpCreate { .. } => return Err(Refusal::GivenUp),
         Command::DropEnded { now_ms } => drop_ended(&mut next, *now_ms),
     }
     next.applied += 1;

@@ -10,6 +10,9 @@ use crate::volume_spec::{BadOption, VOLUME_BRICKS_MAX};
 /// Why a command was refused. One line: what is wrong and what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A create that was interrupted and given up.
+    #[error("the create was interrupted and given up: nothing of it is left, give it again")]
+    GivenUp,
     /// The name cannot be a volume's.
     #[error("'{0}' cannot name a volume: give 1 to 64 letters, digits, '_' or '-', not starting with '-'")]
     BadVolumeName(String),

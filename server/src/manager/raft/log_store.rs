@@ -94,6 +94,11 @@ impl LogStore {
         Ok(entries)
     }
 
+    /// The term of the last entry, for those who look on.
+    pub fn last_term(&self) -> Option<u64> {
+        self.state().ok()?.last_log_id.map(|log_id| log_id.leader_id.term)
+    }
+
     fn last_entry(&self) -> anyhow::Result<Option<LogId>> {
         let last = self.log.last()?;
         last.map(|(_, value)| Ok(decode::<Entry>(&value)?.log_id)).transpose()

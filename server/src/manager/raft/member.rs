@@ -31,6 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct RaftMember {
     raft: Raft<Types>,
     node: NodeId,
+    log: LogStore,
     published: watch::Receiver<Published>,
     quorum_age_max_ms: u64,
 }
@@ -53,8 +54,9 @@ impl RaftMember {
         let log = LogStore::open(db)?;
         let machine = StateMachine::open(db, json_path)?;
         let published = machine.watch();
-        let raft = Raft::new(node, config, Network::new(link), log, machine).await.context("cannot start Raft")?;
-        let member = RaftMember { raft, node, published, quorum_age_max_ms: 2 * timing.election_max_ms };
+        let raft =
+            Raft::new(node, config, Network::new(link), log.clone(), machine).await.context("cannot start Raft")?;
+        let member = RaftMember { raft, node, log, published, quorum_age_max_ms: 2 * timing.election_max_ms };
         member.lead_if_alone().await?;
         Ok(member)
     }
@@ -163,6 +165,11 @@ impl RaftMember {
         known_leader(&self.raft.metrics().borrow(), self.quorum_age_max_ms)
     }
 
+    /// Who votes.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
+    }
+
     /// Waits for a leader.
     pub async fn wait_leader(&self, deadline: Instant) -> Option<NodeId> {
         self.wait_for(deadline, |status| status.leader.is_some()).await?.leader
@@ -187,15 +194,15 @@ impl RaftMember {
     pub async fn status(&self) -> RaftStatus {
         let committed = self.raft.with_raft_state(|state| state.committed.map(|log_id| log_id.index)).await;
         let metrics = self.raft.metrics().borrow().clone();
-        self.status_of(&metrics, committed.unwrap_or_default())
+        self.status_of(&metrics, self.log.last_term(), committed.unwrap_or_default())
     }
 
-    fn status_of(&self, metrics: &Metrics, committed: Option<u64>) -> RaftStatus {
-        compute_status(metrics, committed, self.quorum_age_max_ms)
+    fn status_of(&self, metrics: &Metrics, last_term: Option<u64>, committed: Option<u64>) -> RaftStatus {
+        compute_status(metrics, last_term, committed, self.quorum_age_max_ms)
     }
 
     /// Waits until the status is as wanted; none if the deadline passes first or the member ends.
-    /// `committed` is not known here and shown as `applied`.
+    /// `committed` is not known here and shown as `applied`, nor is the last entry's term.
     pub async fn wait_for(
         &self,
         deadline: Instant,
@@ -204,7 +211,7 @@ impl RaftMember {
         let mut metrics = self.raft.metrics();
         loop {
             let seen = metrics.borrow_and_update().clone();
-            let status = self.status_of(&seen, seen.last_applied.map(|log_id| log_id.index));
+            let status = self.status_of(&seen, None, seen.last_applied.map(|log_id| log_id.index));
             if is_wanted(&status) {
                 return Some(status);
             }

@@ -29,10 +29,14 @@ mod types;
 
 pub use error::{ChangeError, ProposeError};
 pub use member::RaftMember;
-pub use network::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall, ReceiveError};
+#[cfg(test)]
+pub use network::ReceiveError;
+pub use network::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall};
 pub use reset::forget_cluster;
 pub use state_machine::Published;
-pub use status::{Follower, RaftStatus, Role};
+#[cfg(test)]
+pub use status::Follower;
+pub use status::{RaftStatus, Role};
 pub use thread::ManagerThread;
 pub use timing::Timing;
 pub use types::{Outcome, Proposal};

@@ -11,7 +11,7 @@ use crate::manager::raft::log_store::any;
 use crate::manager::raft::types::{
     Entry, LogId, Outcome, Snapshot, SnapshotMeta, StorageError, StorageIOError, StoredMembership, Types,
 };
-use crate::manager::store::replace_file;
+use crate::security::files;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::state::{ClusterState, STATE_VERSION};
 use openraft::storage::RaftStateMachine;
@@ -82,7 +82,7 @@ impl StateMachine {
         };
         let applied = disk.read().with_context(|| format!("the cluster state in {}", db.path().display()))?;
         if let Some(state) = &applied.state {
-            replace_file(&json_path, &json_of(state)?)?;
+            files::write(&json_path, &json_of(state)?)?;
         }
         let published = watch::Sender::new(applied.state.clone());
         Ok(StateMachine { applied, disk, published, json_path })
@@ -102,7 +102,7 @@ impl StateMachine {
         self.published.send_replace(state.clone());
         let Some(state) = state else { return };
         let path = self.json_path.clone();
-        let written = tokio::task::spawn_blocking(move || replace_file(&path, &json_of(&state)?)).await;
+        let written = tokio::task::spawn_blocking(move || files::write(&path, &json_of(&state)?)).await;
         // The store has it: a copy that cannot be written is a fault to look at, not a failed command.
         if let Err(error) = written.map_err(anyhow::Error::from).flatten() {
             tracing::error!(error = format!("{error:#}"), "the readable copy of the cluster state is old");

@@ -2,11 +2,11 @@
 
 use brickfs_common::ids::NodeId;
 use openraft::{LogId, RaftMetrics, ServerState};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a member is at the moment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// It proposes.
@@ -22,7 +22,7 @@ pub enum Role {
 }
 
 /// Another member, as the leader sees it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Follower {
     /// The last entry that is known to be on its disk; none before its first reply.
     pub matched: Option<u64>,
@@ -31,7 +31,7 @@ pub struct Follower {
 }
 
 /// How a member stands. Entries are given by their indexes, from 0.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RaftStatus {
     /// This node.
     pub node: NodeId,
@@ -45,6 +45,8 @@ pub struct RaftStatus {
     pub role: Role,
     /// The last entry of its log.
     pub last_log: Option<u64>,
+    /// The term of that entry.
+    pub last_log_term: Option<u64>,
     /// The last entry that it knows to be committed.
     pub committed: Option<u64>,
     /// The last entry in its state.
@@ -71,6 +73,7 @@ pub struct RaftStatus {
 /// as one.
 pub fn compute_status(
     metrics: &RaftMetrics<NodeId, openraft::EmptyNode>,
+    last_log_term: Option<u64>,
     committed: Option<u64>,
     quorum_age_max_ms: u64,
 ) -> RaftStatus {
@@ -89,6 +92,7 @@ pub fn compute_status(
         leader: known_leader(metrics, quorum_age_max_ms),
         role: role_of(metrics),
         last_log: metrics.last_log_index,
+        last_log_term,
         committed,
         applied: index(metrics.last_applied),
         snapshot: index(metrics.snapshot),

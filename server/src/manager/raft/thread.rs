@@ -29,6 +29,11 @@ impl ManagerThread {
         Ok(ManagerThread { handle, stop: Some(stop), thread: Some(thread) })
     }
 
+    /// For what wants to run there.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Runs a future on the thread. The returned future may be awaited in any runtime; it is `None` if the
     /// thread ended first or the future panicked.
     pub fn run<F>(&self, future: F) -> impl Future<Output = Option<F::Output>> + Send + use<F>
