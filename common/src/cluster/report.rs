@@ -121,6 +121,8 @@ pub struct RaftMemberReport {
     pub leader: Option<String>,
     /// The last entry of its log.
     pub last_log: Option<u64>,
+    /// The term of that entry.
+    pub last_log_term: Option<u64>,
     /// The last entry that it knows to be committed.
     pub committed: Option<u64>,
     /// The last entry in its state.
