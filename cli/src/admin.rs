@@ -60,7 +60,10 @@ async fn send(socket: &Path, call: &AdminCall) -> anyhow::Result<AdminResult> {
             Ok(mut client) => {
                 is_sent = true;
                 match client.run(request.clone()).await {
-                    Ok(reply) => return read_reply(reply.into_inner()),
+                    Ok(reply) => match read_reply(reply.into_inner())? {
+                        result if is_finished(&result) => return Ok(result),
+                        _ => anyhow::anyhow!("the node has joined, and does not answer as a member yet"),
+                    },
                     Err(status) if is_lost(call, status.code()) => {
                         anyhow::anyhow!("the connection to brickd was lost: {}", status.message())
                     }
@@ -82,6 +85,11 @@ async fn send(socket: &Path, call: &AdminCall) -> anyhow::Result<AdminResult> {
 fn is_lost(call: &AdminCall, code: Code) -> bool {
     let is_join = matches!(call, AdminCall::PeerJoin { .. });
     matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled) || is_join && code == Code::Internal
+}
+
+/// A node that has just joined starts its services again, and knows of no node until then.
+fn is_finished(result: &AdminResult) -> bool {
+    !matches!(result, AdminResult::Joined(joined) if joined.nodes.is_empty())
 }
 
 fn retry_for(call: &AdminCall) -> Duration {
@@ -123,6 +131,8 @@ fn read_reply(reply: AdminReply) -> anyhow::Result<AdminResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use brickfs_common::cluster::admin::Joined;
+    use brickfs_common::ids::ClusterId;
 
     #[test]
     fn a_join_is_sent_again_however_its_connection_ended() {
@@ -131,5 +141,12 @@ mod tests {
         assert!(is_lost(&join, Code::Internal) && !is_lost(&list, Code::Internal));
         assert!(is_lost(&list, Code::Unavailable) && !is_lost(&join, Code::DeadlineExceeded));
         assert!(retry_for(&join) > retry_for(&list));
+        let joined = |nodes: &[&str]| Joined {
+            cluster: ClusterId([1; 16]),
+            name: "node-2".to_owned(),
+            nodes: nodes.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert!(!is_finished(&AdminResult::Joined(joined(&[]))), "it does not know its cluster yet");
+        assert!(is_finished(&AdminResult::Joined(joined(&["node-1"]))) && is_finished(&AdminResult::Done {}));
     }
 }

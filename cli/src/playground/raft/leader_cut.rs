@@ -23,8 +23,9 @@ const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 pub fn play(nodes_of: &Nodes, telling: &mut Telling) -> anyhow::Result<()> {
     let old = settled(nodes_of)?;
     let index = nodes_of.index_of(&old.leader)?;
+    let before = own_row(nodes_of, &old.leader)?;
     nodes::cut_off(&nodes_of.dir, index, None, false)?;
-    let apart = while_cut_off(nodes_of, telling, &old);
+    let apart = while_cut_off(nodes_of, telling, &old, &before);
     // Healed whatever came of it: a playground of somebody's goes on as it was.
     let healed = nodes::heal(&nodes_of.dir, index);
     let (stale, new) = apart?;
@@ -33,10 +34,15 @@ pub fn play(nodes_of: &Nodes, telling: &mut Telling) -> anyhow::Result<()> {
 }
 
 /// The stale end of the old leader's log, and who leads the others.
-fn while_cut_off(nodes: &Nodes, telling: &mut Telling, old: &Reign) -> anyhow::Result<(RaftMemberReport, Reign)> {
+fn while_cut_off(
+    nodes: &Nodes,
+    telling: &mut Telling,
+    old: &Reign,
+    before: &RaftMemberReport,
+) -> anyhow::Result<(RaftMemberReport, Reign)> {
     let cut_at = Instant::now();
-    let before = own_row(nodes, &old.leader)?;
-    let stale = append_in_vain(nodes, &old.leader, &before)?;
+    // At once: after a while without answers it does not take itself for the leader any more.
+    let stale = append_in_vain(nodes, &old.leader, before)?;
     telling.say(format!("{}, the leader of term {}, is cut off from the others.", old.leader, old.term))?;
     telling.say(format!(
         "It still takes commands: its log ends with {} now, and {} is still the last committed.",
