@@ -1,10 +1,10 @@
 //! Taking a playground down: mount, processes, cuts and files, also after a crash in the midst of anything.
 
-use super::record::{NodePaths, Playground, RECORD_NAME};
+use super::record::{NodePaths, Playground, PlaygroundNode, RECORD_NAME};
 use super::{cut, forget, mounts, process, require_record};
 use crate::args::Global;
 use crate::output::print_done;
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -39,9 +39,7 @@ pub fn take_down(dir: &Path, record: &Playground) -> anyhow::Result<()> {
     if record.base_port.is_some() {
         cut::remove_table(dir)?;
     }
-    for node in &record.nodes {
-        process::end_brickd(node.pid, &NodePaths::of(dir, &node.name).state)?;
-    }
+    end_nodes(dir, record)?;
     forget(dir);
     for name in made_names(record.nodes.iter().map(|node| node.name.clone())) {
         let path = dir.join(name);
@@ -59,6 +57,15 @@ pub fn take_down(dir: &Path, record: &Playground) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// All at once: each may wait a while for calls of the others.
+fn end_nodes(dir: &Path, record: &Playground) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let end = |node: &PlaygroundNode| process::end_brickd(node.pid, &NodePaths::of(dir, &node.name).state);
+        let ends: Vec<_> = record.nodes.iter().map(|node| scope.spawn(move || end(node))).collect();
+        ends.into_iter().try_for_each(|end| end.join().unwrap_or_else(|_| bail!("ending a node panicked")))
+    })
+}
+
 fn remove_if_empty(dir: &Path) -> anyhow::Result<()> {
     match fs::remove_dir(dir) {
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
@@ -71,7 +78,7 @@ fn remove_if_empty(dir: &Path) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::playground::record::{PlaygroundNode, RECORD_VERSION, node_name};
+    use crate::playground::record::{RECORD_VERSION, node_name};
 
     #[test]
     fn taking_down_leaves_what_others_made() {

@@ -3,7 +3,7 @@
 
 use super::Telling;
 use super::leader_killed::wait_for_next;
-use super::observe::{Nodes, Reign, find_reign, give_command, has_caught_up, row};
+use super::observe::{Observer, Reign, find_reign, give_command, has_caught_up, row};
 use super::quiet::{names_of, settled};
 use crate::clock::span;
 use crate::playground::nodes;
@@ -20,29 +20,29 @@ const APPEND_WITHIN: Duration = Duration::from_secs(5);
 const MERGE_WITHIN: Duration = Duration::from_secs(30);
 const REPLICATED_WITHIN: Duration = Duration::from_secs(10);
 
-pub fn play(nodes_of: &Nodes, telling: &mut Telling) -> anyhow::Result<()> {
-    let old = settled(nodes_of)?;
-    let index = nodes_of.index_of(&old.leader)?;
-    let before = own_row(nodes_of, &old.leader)?;
-    nodes::cut_off(&nodes_of.dir, index, None, false)?;
-    let apart = while_cut_off(nodes_of, telling, &old, &before);
+pub fn play(observer: &Observer, telling: &mut Telling) -> anyhow::Result<()> {
+    let old = settled(observer)?;
+    let index = observer.index_of(&old.leader)?;
+    let before = own_row(observer, &old.leader)?;
+    nodes::cut_off(&observer.dir, index, None, false)?;
+    let apart = while_cut_off(observer, telling, &old, &before);
     // Healed whatever came of it: a playground of somebody's goes on as it was.
-    let healed = nodes::heal(&nodes_of.dir, index);
+    let healed = nodes::heal(&observer.dir, index);
     let (stale, new) = apart?;
     healed?;
-    merge(nodes_of, telling, &old, &new, &stale)
+    merge(observer, telling, &old, &new, &stale)
 }
 
 /// The stale end of the old leader's log, and who leads the others.
 fn while_cut_off(
-    nodes: &Nodes,
+    observer: &Observer,
     telling: &mut Telling,
     old: &Reign,
     before: &RaftMemberReport,
 ) -> anyhow::Result<(RaftMemberReport, Reign)> {
     let cut_at = Instant::now();
     // At once: after a while without answers it does not take itself for the leader any more.
-    let stale = append_in_vain(nodes, &old.leader, before)?;
+    let stale = append_in_vain(observer, &old.leader, before)?;
     telling.say(format!("{}, the leader of term {}, is cut off from the others.", old.leader, old.term))?;
     telling.say(format!(
         "It still takes commands: its log ends with {} now, and {} is still the last committed.",
@@ -50,8 +50,8 @@ fn while_cut_off(
         index_of(stale.committed)
     ))?;
 
-    let others: Vec<String> = names_of(nodes)?.into_iter().filter(|name| *name != old.leader).collect();
-    let new = wait_for_next(nodes, &others, old)?;
+    let others: Vec<String> = names_of(observer)?.into_iter().filter(|name| *name != old.leader).collect();
+    let new = wait_for_next(observer, &others, old)?;
     let elected_after = cut_at.elapsed();
     telling.say(format!(
         "{} leads the others in term {}, {} after the cut.",
@@ -61,14 +61,14 @@ fn while_cut_off(
     ))?;
     telling.figure("elected_after_ms", u64::try_from(elected_after.as_millis()).unwrap_or(u64::MAX));
 
-    let committed = commit_beside(nodes, &new, &stale)?;
+    let committed = commit_beside(observer, &new, &stale)?;
     telling.say(format!(
         "They commit a command: entry {}, where {} has one of term {} that nobody else has.",
         last_log(&committed),
         old.leader,
         old.term
     ))?;
-    let now = own_row(nodes, &old.leader)?;
+    let now = own_row(observer, &old.leader)?;
     if now.committed >= stale.last_log || now.last_log_term != stale.last_log_term {
         bail!("{} was cut off and yet its log went on: {}", old.leader, last_log(&now));
     }
@@ -86,9 +86,9 @@ fn while_cut_off(
 
 /// Gives the cut-off leader commands, on threads of their own: their answers would be long in coming, and what they
 /// are does not matter here.
-fn append_in_vain(nodes: &Nodes, leader: &str, before: &RaftMemberReport) -> anyhow::Result<RaftMemberReport> {
+fn append_in_vain(observer: &Observer, leader: &str, before: &RaftMemberReport) -> anyhow::Result<RaftMemberReport> {
     for _ in 0..STALE_COMMANDS {
-        let socket = nodes.socket(leader);
+        let socket = observer.socket(leader);
         std::thread::spawn(move || give_command(&socket));
     }
     let wanted = before.last_log.map(|last| last + STALE_COMMANDS);
@@ -102,10 +102,10 @@ fn append_in_vain(nodes: &Nodes, leader: &str, before: &RaftMemberReport) -> any
 }
 
 /// Gives the others a command, and waits until their log is committed as far as the stale one goes.
-fn commit_beside(nodes: &Nodes, new: &Reign, stale: &RaftMemberReport) -> anyhow::Result<RaftMemberReport> {
+fn commit_beside(observer: &Observer, new: &Reign, stale: &RaftMemberReport) -> anyhow::Result<RaftMemberReport> {
     let what = format!("entry {} committed in term {}", index_of(stale.last_log), new.term);
-    nodes.give_command(&new.leader)?;
-    nodes.wait_for(&what, REPLICATED_WITHIN, |report| {
+    observer.give_command(&new.leader)?;
+    observer.wait_for(&what, REPLICATED_WITHIN, |report| {
         let led = row(report, &new.leader)?;
         let is_beside = led.committed >= stale.last_log && led.committed == led.last_log;
         (is_beside && led.last_log_term > stale.last_log_term).then(|| led.clone())
@@ -113,15 +113,15 @@ fn commit_beside(nodes: &Nodes, new: &Reign, stale: &RaftMemberReport) -> anyhow
 }
 
 fn merge(
-    nodes: &Nodes,
+    observer: &Observer,
     telling: &mut Telling,
     old: &Reign,
     new: &Reign,
     stale: &RaftMemberReport,
 ) -> anyhow::Result<()> {
     let healed_at = Instant::now();
-    let names = names_of(nodes)?;
-    let back = nodes.wait_for(&format!("{} back, with the others' log", old.leader), MERGE_WITHIN, |report| {
+    let names = names_of(observer)?;
+    let back = observer.wait_for(&format!("{} back, with the others' log", old.leader), MERGE_WITHIN, |report| {
         // Its return may cost an election more: whoever leads then has all that was committed.
         let reign = find_reign(report, &names, 2, Some(old.term))?;
         let own = row(report, &old.leader)?;
@@ -145,8 +145,8 @@ fn merge(
     Ok(())
 }
 
-fn own_row(nodes: &Nodes, name: &str) -> anyhow::Result<RaftMemberReport> {
-    row(&nodes.look()?, name).cloned().with_context(|| format!("{name} does not answer on its own socket"))
+fn own_row(observer: &Observer, name: &str) -> anyhow::Result<RaftMemberReport> {
+    row(&observer.look()?, name).cloned().with_context(|| format!("{name} does not answer on its own socket"))
 }
 
 fn index_of(index: Option<u64>) -> String {

@@ -14,7 +14,7 @@ use crate::output::{print_json, write_out};
 use crate::raft_table::describe_raft;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::report::RaftReport;
-use observe::Nodes;
+use observe::Observer;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -74,7 +74,7 @@ impl Stage<'_> {
 /// A step: what it is called, and what plays it.
 struct Act {
     title: &'static str,
-    play: fn(&Nodes, &mut Telling<'_, '_>) -> anyhow::Result<()>,
+    play: fn(&Observer, &mut Telling<'_, '_>) -> anyhow::Result<()>,
 }
 
 const ACTS: [Act; 4] = [
@@ -126,15 +126,15 @@ pub fn raft(global: &Global) -> anyhow::Result<()> {
 }
 
 fn play(dir: &Path, stage: &mut Stage) -> anyhow::Result<()> {
-    let nodes = Nodes::new(dir);
+    let observer = Observer::new(dir);
     require_all_well(dir)?;
     for (index, act) in ACTS.iter().enumerate() {
         let step = u8::try_from(index + 1).unwrap_or(u8::MAX);
         stage.begin(step, act.title)?;
         let mut telling = Telling { stage, told: Vec::new(), figures: serde_json::Map::new() };
-        (act.play)(&nodes, &mut telling).with_context(|| format!("step {step} ({}) failed", act.title))?;
+        (act.play)(&observer, &mut telling).with_context(|| format!("step {step} ({}) failed", act.title))?;
         let (told, figures) = (telling.told, telling.figures);
-        stage.end(Step { step, title: act.title, told, figures, raft: nodes.look()? })?;
+        stage.end(Step { step, title: act.title, told, figures, raft: observer.look()? })?;
     }
     Ok(())
 }

@@ -15,8 +15,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A token that nobody uses is a command without consequences.
 const TOKEN_VALID: Duration = Duration::from_secs(60);
 
-/// The nodes of a playground.
-pub struct Nodes {
+/// Who looks at the nodes of a playground.
+pub struct Observer {
     pub dir: PathBuf,
 }
 
@@ -28,9 +28,9 @@ pub struct Reign {
     pub followers: Vec<String>,
 }
 
-impl Nodes {
-    pub fn new(dir: &Path) -> Nodes {
-        Nodes { dir: dir.to_owned() }
+impl Observer {
+    pub fn new(dir: &Path) -> Observer {
+        Observer { dir: dir.to_owned() }
     }
 
     pub fn record(&self) -> anyhow::Result<Playground> {
