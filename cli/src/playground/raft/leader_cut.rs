@@ -93,7 +93,7 @@ fn append_in_vain(observer: &Observer, leader: &str, before: &RaftMemberReport) 
     }
     let wanted = before.last_log.map(|last| last + STALE_COMMANDS);
     let what = format!("entries that {leader} appends and cannot commit");
-    let stale = nodes
+    let stale = observer
         .wait_for(&what, APPEND_WITHIN, |report| row(report, leader).filter(|raft| raft.last_log >= wanted).cloned())?;
     if stale.committed != before.committed {
         bail!("{leader} was cut off and yet entry {} is committed", index_of(stale.committed));
