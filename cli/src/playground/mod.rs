@@ -43,7 +43,7 @@ pub fn run(global: &Global, command: &PlaygroundCommand) -> anyhow::Result<Outco
             nodes::kill(&dir_in_use(global)?, *node)?;
             print_done(
                 global,
-                &format!("{0} is killed; 'playground start-node {0}' starts it again.", node_name(*node)),
+                &format!("{0} is killed; 'brickctl playground start-node {0}' starts it again.", node_name(*node)),
             )?;
         }
         PlaygroundCommand::StartNode { node } => {
@@ -53,7 +53,7 @@ pub fn run(global: &Global, command: &PlaygroundCommand) -> anyhow::Result<Outco
         PlaygroundCommand::PauseNode { node } => {
             nodes::pause(&dir_in_use(global)?, *node)?;
             let name = node_name(*node);
-            print_done(global, &format!("{name} is paused; 'playground resume-node {name}' lets it go on."))?;
+            print_done(global, &format!("{name} is paused; 'brickctl playground resume-node {name}' lets it go on."))?;
         }
         PlaygroundCommand::ResumeNode { node } => {
             nodes::resume(&dir_in_use(global)?, *node)?;
@@ -63,8 +63,9 @@ pub fn run(global: &Global, command: &PlaygroundCommand) -> anyhow::Result<Outco
             let cut_from = nodes::cut_off(&dir_in_use(global)?, *node, *from, *one_way)?;
             let (name, which) = (node_name(*node), if *one_way { "what it sends is" } else { "packets both ways are" });
             let others = cut_from.join(", ");
-            let text =
-                format!("{name} is cut off from {others}: {which} dropped; 'playground heal-node {name}' ends it.");
+            let text = format!(
+                "{name} is cut off from {others}: {which} dropped; 'brickctl playground heal-node {name}' ends it."
+            );
             print_done(global, &text)?;
         }
         PlaygroundCommand::HealNode { node } => {
@@ -91,9 +92,10 @@ pub fn socket_of(global: &Global) -> anyhow::Result<PathBuf> {
     }
     let Some(dir) = dir_of(global)? else { return Ok(DEFAULT_SOCKET.into()) };
     let record = require_record(&dir)?;
-    // Where none lives, the first one's socket says so.
-    let name = record.living_node(&dir).map_or_else(|| node_name(1), |node| node.name.clone());
-    Ok(NodePaths::of(&dir, &name).socket)
+    let Some(node) = record.living_node(&dir) else {
+        bail!("no node of the playground in {} runs: see 'brickctl playground status'", dir.display());
+    };
+    Ok(NodePaths::of(&dir, &node.name).socket)
 }
 
 /// The playground that a command is for, if it is for one.
