@@ -45,7 +45,7 @@ root:
 deps:
 	@export PATH="$$PATH:/usr/sbin:/sbin"; missing=""; \
 	for pair in fusermount3:fuse3 getfattr:attr getfacl:acl losetup:mount mkfs.xfs:xfsprogs mkfs.ext4:e2fsprogs fio:fio git:git \
-	  sqlite3:sqlite3 dbench:dbench stress-ng:stress-ng; do \
+	  sqlite3:sqlite3 dbench:dbench stress-ng:stress-ng nft:nftables; do \
 	  command -v "$${pair%%:*}" >/dev/null 2>&1 || missing="$$missing $${pair#*:}"; \
 	done; \
 	postgresql=""; \

@@ -3,9 +3,12 @@
 
 mod admin;
 mod args;
+mod clock;
 mod cmd;
+mod members;
 mod output;
 mod playground;
+mod raft_table;
 
 use args::{Args, Group};
 use clap::Parser as _;
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
     let result = match &args.group {
         Group::Volume(command) => cmd::volume::run(&args.global, command),
         Group::Cluster(command) => cmd::cluster::run(&args.global, command),
+        Group::Peer(command) => cmd::peer::run(&args.global, command),
         Group::Playground(command) => playground::run(&args.global, command),
     };
     match result {

@@ -3,22 +3,21 @@
 use crate::admin::{call, unexpected};
 use crate::args::{ClusterCommand, Format, Global};
 use crate::output::{print_json, table, write_out};
-use crate::{Outcome, playground};
+use crate::raft_table::{describe_changes, describe_raft};
+use crate::{Outcome, members, playground};
 use brickfs_common::cluster::admin::{AdminCall, AdminResult};
-use brickfs_common::cluster::report::{ClusterReport, RaftNode, RaftReport};
+use brickfs_common::cluster::report::{ClusterReport, RaftReport};
 use brickfs_common::cluster::state::NodeRole;
-use std::path::Path;
 use std::time::Duration;
 
-/// How often `cluster raft --watch` looks.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often `cluster raft --watch` looks: an election is shown while it goes on.
+const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs a command of the group.
 pub fn run(global: &Global, command: &ClusterCommand) -> anyhow::Result<Outcome> {
-    let socket = playground::socket_of(global)?;
     match command {
         ClusterCommand::Status { check } => {
-            let report = match call(&socket, &AdminCall::ClusterStatus {})? {
+            let report = match call(&playground::socket_of(global)?, &AdminCall::ClusterStatus {})? {
                 AdminResult::Cluster(report) => report,
                 other => return Err(unexpected(&other)),
             };
@@ -28,29 +27,56 @@ pub fn run(global: &Global, command: &ClusterCommand) -> anyhow::Result<Outcome>
             }
             Ok(if *check && !report.healthy { Outcome::Degraded } else { Outcome::Fine })
         }
-        ClusterCommand::Raft { watch: false } => print_raft(global, &raft_of(&socket)?).map(|()| Outcome::Fine),
-        ClusterCommand::Raft { watch: true } => watch_raft(global, &socket),
+        ClusterCommand::Raft { watch: false } => {
+            match call(&playground::socket_of(global)?, &AdminCall::ClusterRaft {})? {
+                AdminResult::Raft(report) => print_raft(global, &report).map(|()| Outcome::Fine),
+                other => Err(unexpected(&other)),
+            }
+        }
+        ClusterCommand::Raft { watch: true } => watch_raft(global),
     }
 }
 
-fn raft_of(socket: &Path) -> anyhow::Result<RaftReport> {
-    match call(socket, &AdminCall::ClusterRaft {})? {
-        AdminResult::Raft(report) => Ok(report),
-        other => Err(unexpected(&other)),
-    }
-}
-
-/// Prints whenever something has changed.
-fn watch_raft(global: &Global, socket: &Path) -> anyhow::Result<Outcome> {
-    let mut last = None;
+/// Prints whenever something has changed, until interrupted. With a playground each of its nodes is asked, so that
+/// one which dies does not end the watch.
+fn watch_raft(global: &Global) -> anyhow::Result<Outcome> {
+    let mut last: Option<RaftReport> = None;
+    let mut is_silent = false;
+    let dir = playground::dir_of(global)?;
     loop {
-        let report = raft_of(socket)?;
-        if last.as_ref() != Some(&report) {
-            print_raft(global, &report)?;
-            last = Some(report);
+        let answer = match &dir {
+            Some(dir) => match members::ask_each(&playground::members(dir)?)? {
+                report if report.nodes.iter().any(|node| node.raft.is_some()) => Ok(report),
+                _ => Err(anyhow::anyhow!("no node of the playground answers")),
+            },
+            None => members::ask_one(&playground::socket_of(global)?),
+        };
+        match answer {
+            Ok(report) => {
+                if last.as_ref() != Some(&report) {
+                    print_change(global, last.as_ref(), &report)?;
+                    last = Some(report);
+                }
+                is_silent = false;
+            }
+            // Nothing to watch from the beginning.
+            Err(error) if last.is_none() => return Err(error),
+            Err(error) if !is_silent => {
+                eprintln!("brickctl: {error:#}; waiting for it");
+                is_silent = true;
+            }
+            Err(_) => (),
         }
         std::thread::sleep(WATCH_INTERVAL);
     }
+}
+
+fn print_change(global: &Global, last: Option<&RaftReport>, report: &RaftReport) -> anyhow::Result<()> {
+    if let (Some(last), Format::Text) = (last, global.output) {
+        let lines: Vec<String> = describe_changes(last, report).iter().map(|line| format!("{line}\n")).collect();
+        write_out(&format!("\n{}", lines.concat()))?;
+    }
+    print_raft(global, report)
 }
 
 fn print_raft(global: &Global, report: &RaftReport) -> anyhow::Result<()> {
@@ -94,29 +120,10 @@ pub fn role_name(role: NodeRole) -> &'static str {
     }
 }
 
-fn describe_raft(report: &RaftReport) -> String {
-    let heading = ["NODE", "ROLE", "TERM", "VOTE", "LEADER", "LAST LOG", "COMMITTED", "APPLIED", "SNAPSHOT", "LAG"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    rows.extend(report.nodes.iter().map(raft_row));
-    table(&rows)
-}
-
-fn raft_row(node: &RaftNode) -> Vec<String> {
-    let name = |name: &Option<String>| name.clone().unwrap_or_else(|| "-".to_owned());
-    let figure = |figure: Option<u64>| figure.map_or_else(|| "-".to_owned(), |figure| figure.to_string());
-    let Some(raft) = &node.raft else {
-        return [node.name.as_str(), "no answer"].map(str::to_owned).to_vec();
-    };
-    let mut row = vec![node.name.clone(), raft.role.name().to_owned(), raft.term.to_string()];
-    row.extend([name(&raft.voted_for), name(&raft.leader)]);
-    row.extend([raft.last_log, raft.committed, raft.applied, raft.snapshot, node.lag].map(figure));
-    row
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use brickfs_common::cluster::report::{NodeReport, RaftMemberReport, RaftRole, Unreachable};
+    use brickfs_common::cluster::report::{NodeReport, Unreachable};
     use brickfs_common::ids::{ClusterId, NodeId};
 
     #[test]
@@ -150,31 +157,5 @@ mod tests {
         );
         assert!(text.contains("node-2  server  127.0.0.1:10000  yes    no         -\n"), "{text}");
         assert!(text.ends_with("node-1 does not reach node-2, for 1.2 s: refused\n"), "{text}");
-    }
-
-    #[test]
-    fn raft_is_a_line_for_each_node() {
-        let raft = RaftMemberReport {
-            role: RaftRole::Leader,
-            term: 3,
-            voted_for: Some("node-1".to_owned()),
-            leader: Some("node-1".to_owned()),
-            last_log: Some(12),
-            last_log_term: Some(3),
-            committed: Some(11),
-            applied: Some(11),
-            snapshot: None,
-            commands: 5,
-            fault: None,
-        };
-        let nodes = vec![
-            RaftNode { name: "node-1".to_owned(), raft: Some(raft), lag: None },
-            RaftNode { name: "node-2".to_owned(), raft: None, lag: Some(2) },
-        ];
-        let text = describe_raft(&RaftReport { nodes });
-        assert_eq!(text.lines().count(), 3);
-        let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
-        assert_eq!(words, ["node-1", "leader", "3", "node-1", "node-1", "12", "11", "11", "-", "-"]);
-        assert_eq!(text.lines().nth(2), Some("node-2  no answer"));
     }
 }

@@ -1,4 +1,5 @@
 //! The commands, one file a group.
 
 pub mod cluster;
+pub mod peer;
 pub mod volume;

@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 /// How long a new `brickd` may take to answer.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 const READY_POLL: Duration = Duration::from_millis(20);
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
+const SIGNAL_POLL: Duration = Duration::from_millis(5);
 const TERM_TIMEOUT_S: i64 = 15;
 const KILL_TIMEOUT_S: i64 = 5;
 
@@ -31,15 +33,18 @@ pub fn sibling(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Starts `brickd` for a node and waits until it answers.
-pub fn start_brickd(paths: &NodePaths, name: &str) -> anyhow::Result<u32> {
-    let log = File::create(&paths.log).with_context(|| format!("cannot write {}", paths.log.display()))?;
+/// Starts `brickd` for a node; it may not answer yet. `listen` are its options about other nodes.
+pub fn spawn_brickd(paths: &NodePaths, name: &str, listen: &[String]) -> anyhow::Result<Child> {
+    // What it logged before it was killed is wanted most.
+    let log = File::options().create(true).append(true).open(&paths.log);
+    let log = log.with_context(|| format!("cannot write {}", paths.log.display()))?;
     let mut child = Command::new(sibling("brickd")?)
         .arg("--state")
         .arg(&paths.state)
         .arg("--socket")
         .arg(&paths.socket)
         .args(["--node-name", name])
+        .args(listen)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -47,18 +52,23 @@ pub fn start_brickd(paths: &NodePaths, name: &str) -> anyhow::Result<u32> {
         .process_group(0)
         .spawn()
         .context("cannot start brickd")?;
-    let ready = fs::write(&paths.pid, format!("{}\n", child.id()))
-        .context("cannot write the pid file")
-        .and_then(|()| wait_until_ready(&mut child, paths));
-    if let Err(error) = ready {
-        let _ = child.kill();
-        let _ = child.wait();
-        return Err(error);
+    if let Err(error) = fs::write(&paths.pid, format!("{}\n", child.id())) {
+        end_child(&mut child);
+        return Err(error).context("cannot write the pid file");
     }
-    Ok(child.id())
+    Ok(child)
 }
 
-fn wait_until_ready(child: &mut Child, paths: &NodePaths) -> anyhow::Result<()> {
+/// Waits until a new `brickd` answers; one that does not is ended.
+pub fn wait_until_ready(child: &mut Child, paths: &NodePaths) -> anyhow::Result<()> {
+    let ready = answers(child, paths);
+    if ready.is_err() {
+        end_child(child);
+    }
+    ready
+}
+
+fn answers(child: &mut Child, paths: &NodePaths) -> anyhow::Result<()> {
     let started = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
@@ -74,11 +84,43 @@ fn wait_until_ready(child: &mut Child, paths: &NodePaths) -> anyhow::Result<()> 
     }
 }
 
+fn end_child(child: &mut Child) {
+    // One that has ended already is what is wanted.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
 /// The last line that a program logged, for an error of one line.
 pub fn last_line(log: &Path) -> String {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it logged nothing").trim().to_owned()
+}
+
+/// How the process of a node is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Life {
+    /// It runs.
+    Running,
+    /// It is stopped by a signal.
+    Paused,
+    /// There is no such process, or it is something else by now.
+    Gone,
+}
+
+/// Looks at the `brickd` of this state directory.
+pub fn look(pid: u32, state: &Path) -> Life {
+    if !is_brickd(pid, state) {
+        return Life::Gone;
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status"));
+    if status.is_ok_and(|status| is_stopped(&status)) { Life::Paused } else { Life::Running }
+}
+
+/// `State:\tT (stopped)`; `t` is stopped by a debugger.
+fn is_stopped(status: &str) -> bool {
+    let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+    state.is_some_and(|state| state.trim_start().starts_with(['T', 't']))
 }
 
 /// Whether a process is the `brickd` of this state directory.
@@ -95,22 +137,58 @@ fn is_brickd_cmdline(cmdline: &[u8], state: &Path) -> bool {
 /// Ends the `brickd` of this state directory and waits for its end. A process that is something else by
 /// now is left alone.
 pub fn end_brickd(pid: u32, state: &Path) -> anyhow::Result<()> {
-    let Some(pid_checked) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return Ok(()) };
-    // The descriptor first, then the look: it keeps meaning that process even when the pid is reused.
-    let Ok(pidfd) = pidfd_open(pid_checked, PidfdFlags::empty()) else { return Ok(()) };
-    if !is_brickd(pid, state) {
-        return Ok(());
-    }
+    let Some(pidfd) = open_brickd(pid, state) else { return Ok(()) };
     pidfd_send_signal(&pidfd, Signal::TERM).with_context(|| format!("cannot stop brickd (pid {pid})"))?;
+    // One that is paused hears it when it goes on; one that has ended by now needs no more.
+    let _ = pidfd_send_signal(&pidfd, Signal::CONT);
     if wait_for_end(&pidfd, TERM_TIMEOUT_S)? {
         return Ok(());
     }
     eprintln!("brickctl: brickd (pid {pid}) did not stop within {TERM_TIMEOUT_S} s and is killed");
-    pidfd_send_signal(&pidfd, Signal::KILL)?;
-    if !wait_for_end(&pidfd, KILL_TIMEOUT_S)? {
+    kill_and_wait(&pidfd, pid)
+}
+
+/// Ends it at once, and waits until it is gone.
+pub fn kill_brickd(pid: u32, state: &Path) -> anyhow::Result<()> {
+    open_brickd(pid, state).map_or(Ok(()), |pidfd| kill_and_wait(&pidfd, pid))
+}
+
+/// Stops it in its tracks, and waits until it is.
+pub fn pause_brickd(pid: u32, state: &Path) -> anyhow::Result<()> {
+    signal_until(pid, state, Signal::STOP, Life::Paused)
+}
+
+/// Lets it go on.
+pub fn resume_brickd(pid: u32, state: &Path) -> anyhow::Result<()> {
+    signal_until(pid, state, Signal::CONT, Life::Running)
+}
+
+fn signal_until(pid: u32, state: &Path, signal: Signal, wanted: Life) -> anyhow::Result<()> {
+    let pidfd = open_brickd(pid, state).context("brickd is not running")?;
+    pidfd_send_signal(&pidfd, signal).with_context(|| format!("cannot signal brickd (pid {pid})"))?;
+    let started = Instant::now();
+    while look(pid, state) != wanted {
+        if started.elapsed() > SIGNAL_TIMEOUT {
+            bail!("brickd (pid {pid}) does not heed the signal");
+        }
+        std::thread::sleep(SIGNAL_POLL);
+    }
+    Ok(())
+}
+
+fn kill_and_wait(pidfd: &OwnedFd, pid: u32) -> anyhow::Result<()> {
+    pidfd_send_signal(pidfd, Signal::KILL).with_context(|| format!("cannot kill brickd (pid {pid})"))?;
+    if !wait_for_end(pidfd, KILL_TIMEOUT_S)? {
         bail!("brickd (pid {pid}) does not end; it may be waiting for a disk");
     }
     Ok(())
+}
+
+fn open_brickd(pid: u32, state: &Path) -> Option<OwnedFd> {
+    let checked = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
+    // The descriptor first, then the look: it keeps meaning that process even when the pid is reused.
+    let pidfd = pidfd_open(checked, PidfdFlags::empty()).ok()?;
+    is_brickd(pid, state).then_some(pidfd)
 }
 
 fn wait_for_end(pidfd: &OwnedFd, timeout_s: i64) -> anyhow::Result<bool> {
@@ -139,5 +217,15 @@ mod tests {
         assert!(!is_brickd_cmdline(b"", state));
         assert!(!is_brickd(std::process::id(), state));
         end_brickd(std::process::id(), state).unwrap();
+        kill_brickd(std::process::id(), state).unwrap();
+        assert!(pause_brickd(std::process::id(), state).is_err());
+        assert_eq!(look(0, state), Life::Gone);
+    }
+
+    #[test]
+    fn a_stopped_process_is_told_by_its_state() {
+        assert!(is_stopped("Name:\tbrickd\nState:\tT (stopped)\n"));
+        assert!(is_stopped("State:\tt (tracing stop)\n"));
+        assert!(!is_stopped("Name:\tT\nState:\tS (sleeping)\n") && !is_stopped(""));
     }
 }

@@ -1,5 +1,11 @@
 //! The command line as typed.
 
+mod peer;
+mod playground;
+
+pub use peer::PeerCommand;
+pub use playground::{NODES_MAX, PlaygroundCommand, PlaygroundStart};
+
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -51,6 +57,9 @@ pub enum Group {
     /// The cluster: its nodes, and how they agree
     #[command(subcommand)]
     Cluster(ClusterCommand),
+    /// The nodes of the cluster: let one join, list them, remove one
+    #[command(subcommand)]
+    Peer(PeerCommand),
     /// A whole cluster on this machine, to try things out
     #[command(subcommand)]
     Playground(PlaygroundCommand),
@@ -146,48 +155,6 @@ pub enum ClusterCommand {
         #[arg(long)]
         watch: bool,
     },
-}
-
-/// `brickctl playground ...`
-#[derive(Subcommand, Debug)]
-pub enum PlaygroundCommand {
-    /// Start brickd processes, make a volume over new bricks, and mount it
-    Start(PlaygroundStart),
-    /// Show what runs
-    Status,
-    /// Unmount and mount again, for a client with cold caches
-    Remount,
-    /// Unmount, stop the processes and remove what was made
-    Stop,
-}
-
-/// `brickctl playground start ...`
-#[derive(ClapArgs, Debug)]
-pub struct PlaygroundStart {
-    /// How many brickd processes
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    pub nodes: u16,
-    /// How many bricks
-    #[arg(long, default_value_t = 4, value_name = "B")]
-    pub bricks: u16,
-    /// Bricks of a replica set
-    #[arg(long, default_value_t = 1, value_name = "R")]
-    pub replica: u16,
-    /// Replica sets of a stripe group
-    #[arg(long, default_value_t = 1, value_name = "S")]
-    pub stripe: u16,
-    /// Name of the volume
-    #[arg(long, default_value = "demo", value_name = "V")]
-    pub volume: String,
-    /// Where to mount it; made if missing
-    #[arg(long, default_value = "/mnt/brickfs", value_name = "DIR")]
-    pub mount: PathBuf,
-    /// Do not mount it
-    #[arg(long)]
-    pub no_mount: bool,
-    /// First TCP port of the nodes; unused while brickd listens on its Unix socket alone
-    #[arg(long, value_name = "P")]
-    pub base_port: Option<u16>,
 }
 
 #[cfg(test)]
