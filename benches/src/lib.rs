@@ -61,7 +61,12 @@ impl Brickd {
         let program = build.join("brickd");
         ensure!(program.is_file(), "{} is missing: run 'make build' first", program.display());
         let mut command = Command::new(program);
-        command.arg("--state").arg(state_dir(dir)).arg("--socket").arg(&socket).args(["--node-name", NODE]);
+        command.arg("--state").arg(state_dir(dir)).arg("--socket").arg(&socket).args([
+            "--node-name",
+            NODE,
+            "--listen",
+            "none",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let brickd = Brickd { child: command.spawn().context("cannot start brickd")? };
         let options = || ConnectOptions {

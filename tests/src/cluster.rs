@@ -217,10 +217,10 @@ impl Cluster {
     fn start_brickd_by(&mut self, words_before: &[&Path]) -> anyhow::Result<()> {
         let (node, socket) = (self.dir.join(NODE), self.socket());
         let (state, log) = (node.join("state"), node.join("brickd.log"));
-        let words = ["--state", "--socket", "--node-name", NODE].map(Path::new);
+        let words = ["--state", "--socket", "--node-name", NODE, "--listen", "none"].map(Path::new);
         let brickd = program("brickd")?;
         let mut line = words_before.to_vec();
-        line.extend([&brickd, words[0], &state, words[1], &socket, words[2], words[3]]);
+        line.extend([&brickd, words[0], &state, words[1], &socket, words[2], words[3], words[4], words[5]]);
         let pid = self.launcher.launch(&line, &log)?;
         self.brickd = Some(Process::open(pid)?);
         self.note_pid(pid)?;

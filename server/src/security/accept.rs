@@ -80,6 +80,7 @@ pub struct Connection {
 
 impl Connection {
     /// The other end.
+    #[cfg(test)]
     pub fn remote(&self) -> &Remote {
         &self.remote
     }

@@ -65,6 +65,7 @@ impl<S> Link<S> {
     }
 
     /// The stream inside.
+    #[cfg(test)]
     pub fn stream(&self) -> &S {
         &self.stream
     }
