@@ -11,6 +11,7 @@ mod outgoing;
 mod pending;
 pub mod polling;
 pub mod quiet_socket;
+pub mod security;
 mod session;
 mod shared;
 pub mod signals;

@@ -65,7 +65,6 @@ impl<S> Link<S> {
     }
 
     /// The stream inside.
-    #[cfg(test)]
     pub fn stream(&self) -> &S {
         &self.stream
     }

@@ -24,7 +24,6 @@ impl Revocations {
 
     /// The numbers that may be forgotten: their certificates ended more than `margin_s` ago, which is what the
     /// clocks of two nodes may differ by.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the state drops its own"))]
     pub fn ended(&self, now_s: u64, margin_s: u64) -> impl Iterator<Item = Serial> {
         self.end_s.iter().filter(move |(_, end_s)| end_s.saturating_add(margin_s) < now_s).map(|(serial, _)| *serial)
     }

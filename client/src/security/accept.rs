@@ -80,7 +80,6 @@ pub struct Connection {
 
 impl Connection {
     /// The other end.
-    #[cfg(test)]
     pub fn remote(&self) -> &Remote {
         &self.remote
     }
