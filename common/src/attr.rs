@@ -53,7 +53,7 @@ impl Kind {
 }
 
 /// Attributes of one object.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Attr {
     /// The object.
     pub gfid: Gfid,

@@ -6,15 +6,16 @@
 
 use crate::attr::{Attr, Kind, SetAttr, StatFs};
 use crate::errno::Errno;
-use crate::ids::{ClientId, ClusterId, Gfid, SetId, VolumeId};
+use crate::ids::{ClientId, ClusterId, Gfid, NodeId, SetId, VolumeId};
 use crate::locks::{HeldLock, LockKind, LockRange};
 use crate::name::Name;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// An object and the set that holds its inode, as far as the sender knows.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// The object.
     pub gfid: Gfid,
@@ -341,6 +342,8 @@ pub struct FopReply {
     pub descriptor: Option<Descriptor>,
     /// The object was opened, though that was not all that was asked for.
     pub opened: bool,
+    /// The operation did not run, for another set is the one to run it: it is to be sent there.
+    pub go_to: Option<SetId>,
 }
 
 /// An open file that is passed beside a reply.
@@ -366,6 +369,7 @@ impl FopReply {
             new_parent: None,
             descriptor: None,
             opened: false,
+            go_to: None,
         }
     }
 
@@ -426,6 +430,13 @@ pub struct Welcome {
     pub map_json: Bytes,
     /// The client's lease had ended: the locks that it announced may be others' by now, and it has none.
     pub locks_lost: bool,
+    /// The node that greets.
+    pub node: NodeId,
+    /// The nodes that have sets of the volume, and where they are reached.
+    pub nodes: Vec<(NodeId, Vec<String>)>,
+    /// On the node's own socket: the file with the node's key and certificate, by which a mount on this machine reaches
+    /// the other nodes. Empty elsewhere.
+    pub identity_path: String,
 }
 
 /// The protocol version of this build.

@@ -83,7 +83,7 @@ fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
 /// From the opening of the state to its closing.
 fn serve_once(config: &Config) -> anyhow::Result<End> {
     let opened = startup::open(&config.state, &Settings::of(config))?;
-    let host = Host::new(opened.cluster, opened.node.id);
+    let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), opened.node.peers.ask_sets());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let manager = {
         let _inside = runtime.enter();
@@ -182,6 +182,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
     }
     let node = opened.node.clone();
     let admin = manager::service::admin_service(manager, node.audit.clone());
+    let fops = brick::session::fops_service(host.clone(), activity.clone());
     let server = || {
         Server::builder()
             .max_frame_size(Some(FRAME_MAX_BYTES))
@@ -191,7 +192,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
     };
     let local = server()
         .add_service(admin.clone())
-        .add_service(brick::session::fops_service(host, activity.clone()))
+        .add_service(fops.clone())
         .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
     let remote = match config.listen {
         None => None,
@@ -203,7 +204,8 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
                 .http2_keepalive_interval(Some(KEEP_ALIVE))
                 .http2_keepalive_timeout(Some(KEEP_ALIVE))
                 .add_service(admin)
-                .add_service(cluster_service(node.clone()));
+                .add_service(fops)
+                .add_service(cluster_service(node.clone(), host));
             Some(router.serve_with_incoming(incoming))
         }
     };

@@ -15,7 +15,7 @@ use rustls::crypto::ring::sign::any_ecdsa_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -147,10 +147,19 @@ impl Identity {
         Ok(identity)
     }
 
+    /// Where it lies in a state directory.
+    pub fn path(state: &Path) -> PathBuf {
+        state.join(TLS_DIR).join(FILE)
+    }
+
     /// Loads what is in the state directory, if anything. One that has expired is loaded too: it says so.
     pub fn load(state: &Path) -> anyhow::Result<Option<Identity>> {
-        let path = state.join(TLS_DIR).join(FILE);
-        let Some(text) = files::read(&path)? else { return Ok(None) };
+        Identity::load_file(&Identity::path(state))
+    }
+
+    /// Loads such a file.
+    pub fn load_file(path: &Path) -> anyhow::Result<Option<Identity>> {
+        let Some(text) = files::read(path)? else { return Ok(None) };
         let load = || -> anyhow::Result<Identity> {
             let [key, certificate, authority] =
                 pem::decode(&text, [pem::PRIVATE_KEY, pem::CERTIFICATE, pem::CERTIFICATE])?;

@@ -6,6 +6,7 @@ use crate::v1;
 use brickfs_common::attr::{Attr, Kind, StatFs};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Answer, DirEntry, FopReply, Welcome};
+use brickfs_common::ids::{NodeId, SetId};
 use brickfs_common::name::Name;
 use bytes::Bytes;
 
@@ -19,6 +20,9 @@ impl From<ServerMessage> for v1::Reply {
                     lease_ms: w.lease_ms,
                     map_json: w.map_json,
                     locks_lost: w.locks_lost,
+                    node: Bytes::copy_from_slice(&w.node.0),
+                    nodes: w.nodes.into_iter().map(addresses_to_wire).collect(),
+                    identity_path: w.identity_path,
                 };
                 v1::Reply { welcome: Some(welcome), ..v1::Reply::default() }
             }
@@ -61,10 +65,20 @@ impl From<FopReply> for v1::Reply {
             descriptor: 0,
             files_void: false,
             opened: r.opened,
+            go_to: r.go_to.map_or(0, |set| u32::from(set.0) + 1),
             welcome: None,
             refused: String::new(),
         }
     }
+}
+
+fn addresses_to_wire((node, addresses): (NodeId, Vec<String>)) -> v1::NodeAddresses {
+    v1::NodeAddresses { node: Bytes::copy_from_slice(&node.0), addresses }
+}
+
+/// A node whose id is none is one of a release that names nodes otherwise.
+fn read_addresses(wire: v1::NodeAddresses) -> Option<(NodeId, Vec<String>)> {
+    Some((NodeId::from_slice(&wire.node)?, wire.addresses))
 }
 
 fn entry_to_wire(entry: DirEntry) -> v1::Entry {
@@ -97,6 +111,9 @@ impl TryFrom<v1::Reply> for ServerMessage {
                 lease_ms: w.lease_ms,
                 map_json: w.map_json,
                 locks_lost: w.locks_lost,
+                node: NodeId::from_slice(&w.node).unwrap_or_default(),
+                nodes: w.nodes.into_iter().filter_map(read_addresses).collect(),
+                identity_path: w.identity_path,
             };
             return Ok(ServerMessage::Welcome(welcome));
         }
@@ -138,5 +155,6 @@ fn read_reply(r: v1::Reply) -> Result<FopReply, Errno> {
         new_parent: r.new_parent.map(Attr::try_from).transpose()?,
         descriptor: None,
         opened: r.opened,
+        go_to: r.go_to.checked_sub(1).and_then(|set| u16::try_from(set).ok()).map(SetId),
     })
 }

@@ -1,22 +1,23 @@
 //! The volumes that this node serves, and the clients that talk to them: greeting, sessions, leases.
 //!
 //! Locks: `Host::volumes` guards the table, each volume has its own lock; the table's is taken first and
-//! never while a volume's is held.
+//! never while a volume's is held. `Host::nodes` is taken last.
 
-use crate::brick::open::open_volume;
+use crate::brick::open::{AskNode, open_volume};
 use crate::brick::store::BrickStore as _;
 use crate::brick::store::posix::PosixStore;
 use crate::brick::volume::clients::CLIENT_LEASE;
 use crate::brick::volume::dispatch::Outcome;
 use crate::brick::volume::mend::Mended;
-use crate::brick::volume::{Slot, Volume};
+use crate::brick::volume::{PeerCall, PeerReply, Slot, Volume};
 use brickfs_common::cluster::map::VolumeMap;
+use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop, Hello, OwnedLock, PROTOCOL_VERSION, Welcome};
 use brickfs_common::ids::{BrickId, ClientId, ClusterId, Gfid, NodeId, SetId, VolumeId};
 use bytes::Bytes;
 use futures::executor::block_on;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,9 +29,14 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Host {
     cluster: ClusterId,
     node: NodeId,
+    /// Its key and certificate, for mounts on this machine.
+    identity_path: String,
+    ask: AskNode,
+    /// Where the nodes of the cluster are reached; taken alone.
+    nodes: Mutex<BTreeMap<NodeId, Vec<String>>>,
     volumes: Mutex<HashMap<VolumeId, Served>>,
-    /// Dropping it ends the ticking thread.
-    _ticker: mpsc::Sender<()>,
+    /// Dropping them ends the ticking threads.
+    _tickers: [mpsc::Sender<()>; 2],
 }
 
 /// A volume, and whether it is served no more.
@@ -88,23 +94,44 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Host {
-    /// A host without volumes. Clears the umask.
-    pub fn new(cluster: ClusterId, node: NodeId) -> Arc<Host> {
+    /// A host without volumes. Clears the umask. `identity_path` is the file with the node's key and certificate,
+    /// `ask` the way to sets of other nodes.
+    pub fn new(cluster: ClusterId, node: NodeId, identity_path: String, ask: AskNode) -> Arc<Host> {
         rustix::process::umask(rustix::fs::Mode::empty());
         let (ticker, ticks) = mpsc::channel::<()>();
-        let host = Arc::new(Host { cluster, node, volumes: Mutex::new(HashMap::new()), _ticker: ticker });
-        let weak = Arc::downgrade(&host);
-        std::thread::Builder::new()
-            .name("brick-tick".into())
-            .spawn(move || tick_until_dropped(&weak, &ticks))
-            .map_or_else(|error| tracing::error!("no thread for leases: {error}"), |_| ());
+        let (barrier_ticker, barrier_ticks) = mpsc::channel::<()>();
+        let (nodes, volumes, _tickers) = (Mutex::default(), Mutex::new(HashMap::new()), [ticker, barrier_ticker]);
+        let host = Arc::new(Host { cluster, node, identity_path, ask, nodes, volumes, _tickers });
+        let tick = |volume: &Arc<Volume<PosixStore>>| {
+            volume.tick();
+            forget_ended(volume);
+        };
+        // Apart: a barrier waits for disks and other nodes, and a lease must end in time.
+        let pass = |volume: &Arc<Volume<PosixStore>>| block_on(volume.pass_barriers());
+        start_ticking("brick-tick", &host, ticks, tick);
+        start_ticking("brick-barrier", &host, barrier_ticks, pass);
         host
+    }
+
+    /// Takes over where nodes are reached.
+    pub fn update_nodes(&self, nodes: BTreeMap<NodeId, Vec<String>>) {
+        *lock(&self.nodes) = nodes;
+    }
+
+    /// Answers a set of another node. May sleep on the disk.
+    pub async fn serve_peer(&self, id: VolumeId, to: SetId, call: PeerCall) -> Result<PeerReply, Errno> {
+        let volume = lock(&self.volumes).get(&id).map(|served| served.volume.clone());
+        match volume {
+            Some(volume) => volume.serve_peer(to, call).await,
+            // Not yet, or not any more: who asks tries again.
+            None => Err(Errno::EIO),
+        }
     }
 
     /// Opens and recovers this node's bricks of a volume and serves them.
     pub fn start_volume(&self, map: VolumeMap) -> Vec<BrickStatus> {
         let id = map.id;
-        let volume = open_volume(map, self.node);
+        let volume = open_volume(map, self.node, self.ask.clone());
         mend_beside(&volume);
         lock(&self.volumes).insert(id, Served { volume, is_stopped: watch::Sender::new(false) });
         self.volume_status(id)
@@ -185,6 +212,9 @@ impl Host {
             lease_ms: CLIENT_LEASE.as_millis() as u32,
             map_json: Bytes::from(map_json),
             locks_lost: false,
+            node: self.node,
+            nodes: self.nodes_of(&state.map),
+            identity_path: String::new(),
         };
         if !is_known && !hello.locks.is_empty() {
             // It was away for longer than its lease. It is not known before it has heard that, and greets without them.
@@ -215,6 +245,18 @@ impl Host {
         drop(state);
         let (client, session) = (hello.client, hello.session);
         Ok((welcome, SessionHandle { volume, client, session, is_stopped }))
+    }
+
+    fn nodes_of(&self, map: &VolumeMap) -> Vec<(NodeId, Vec<String>)> {
+        let nodes = lock(&self.nodes);
+        let members = map.sets.iter().flat_map(|set| &set.members);
+        let having: BTreeSet<NodeId> = members.map(|member| member.node).collect();
+        having.into_iter().map(|node| (node, nodes.get(&node).cloned().unwrap_or_default())).collect()
+    }
+
+    /// The file with the node's key and certificate.
+    pub fn identity_path(&self) -> &str {
+        &self.identity_path
     }
 
     /// Runs one call of a session.
@@ -292,14 +334,22 @@ fn brick_status(set: &brickfs_common::cluster::map::SetMap, slot: &Slot<PosixSto
     })
 }
 
-fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>) {
+fn start_ticking(
+    name: &str,
+    host: &Arc<Host>,
+    ticks: mpsc::Receiver<()>,
+    tick: impl Fn(&Arc<Volume<PosixStore>>) + Send + 'static,
+) {
+    let host = Arc::downgrade(host);
+    let started = std::thread::Builder::new().name(name.into()).spawn(move || tick_until_dropped(&host, &ticks, tick));
+    started.map_or_else(|error| tracing::error!("no thread for leases and barriers: {error}"), |_| ());
+}
+
+fn tick_until_dropped(host: &Weak<Host>, ticks: &mpsc::Receiver<()>, tick: impl Fn(&Arc<Volume<PosixStore>>)) {
     while let Err(mpsc::RecvTimeoutError::Timeout) = ticks.recv_timeout(TICK) {
         let Some(host) = host.upgrade() else { return };
         let volumes: Vec<_> = lock(&host.volumes).values().map(|served| served.volume.clone()).collect();
-        for volume in volumes {
-            volume.tick();
-            forget_ended(&volume);
-            block_on(volume.pass_barriers());
-        }
+        drop(host);
+        volumes.iter().for_each(&tick);
     }
 }

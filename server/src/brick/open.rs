@@ -13,26 +13,41 @@ use anyhow::{Context as _, ensure};
 use brickfs_common::attr::Timestamp;
 use brickfs_common::cluster::map::{SetMap, VolumeMap};
 use brickfs_common::errno::Errno;
-use brickfs_common::ids::{NodeId, SetId};
+use brickfs_common::ids::{NodeId, SetId, VolumeId};
 use futures::executor::block_on;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The clock and the randomness of this node. It knows no other nodes yet.
-struct ThisNode;
+/// Asks a set of a volume on another node.
+pub type AskNode = Arc<dyn Fn(NodeId, VolumeId, SetId, PeerCall) -> BoxFuture<Result<PeerReply, Errno>> + Send + Sync>;
+
+/// The clock and the randomness of this node, and the nodes of the volume's other sets.
+struct ThisNode {
+    volume: VolumeId,
+    /// The node of each set.
+    nodes: Vec<Option<NodeId>>,
+    ask: AskNode,
+}
+
+fn now() -> Timestamp {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
+    Timestamp { sec: now.tv_sec, nsec: now.tv_nsec as u32 }
+}
 
 impl World for ThisNode {
     fn now(&self) -> Timestamp {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-        Timestamp { sec: now.tv_sec, nsec: now.tv_nsec as u32 }
+        now()
     }
 
     fn random_id(&self) -> [u8; 16] {
         rand::random()
     }
 
-    fn send(&self, _to: SetId, _call: PeerCall) -> BoxFuture<Result<PeerReply, Errno>> {
-        Box::pin(std::future::ready(Err(Errno::EIO)))
+    fn send(&self, to: SetId, call: PeerCall) -> BoxFuture<Result<PeerReply, Errno>> {
+        match self.nodes.get(usize::from(to.0)) {
+            Some(Some(node)) => (self.ask)(*node, self.volume, to, call),
+            _ => Box::pin(std::future::ready(Err(Errno::EIO))),
+        }
     }
 
     fn spawn(&self, task: BoxFuture<()>) {
@@ -45,7 +60,7 @@ impl World for ThisNode {
 }
 
 /// Opens this node's bricks of a volume. A brick that does not open is reported; the others are served.
-pub fn open_volume(map: VolumeMap, node: NodeId) -> Arc<Volume<PosixStore>> {
+pub fn open_volume(map: VolumeMap, node: NodeId, ask: AskNode) -> Arc<Volume<PosixStore>> {
     let mut last = Vec::new();
     let mut results = Vec::new();
     let is_elsewhere = |set: &SetMap| set.members.first().is_some_and(|member| member.node != node);
@@ -63,7 +78,8 @@ pub fn open_volume(map: VolumeMap, node: NodeId) -> Arc<Volume<PosixStore>> {
     };
     let mut slot = |set: &SetMap| if is_elsewhere(set) { Slot::Elsewhere } else { open(set) };
     let sets = map.sets.iter().map(&mut slot).collect();
-    let volume = Volume::new(map.clone(), sets, Arc::new(ThisNode));
+    let nodes = map.sets.iter().map(|set| set.members.first().map(|member| member.node)).collect();
+    let volume = Volume::new(map.clone(), sets, Arc::new(ThisNode { volume: map.id, nodes, ask }));
     {
         let mut state = volume.lock();
         for (set, effect) in &results {
@@ -113,7 +129,7 @@ fn open_set(map: &VolumeMap, set: &SetMap) -> anyhow::Result<(SetEngine<PosixSto
     let lost_power = store.lost_power();
     redo_last(&mut store, &mut effects, lost_power);
     drop_unchanged(&mut store, set.id).map_err(open_error)?;
-    let seq = first_seq(&effects, ThisNode.now());
+    let seq = first_seq(&effects, now());
     let position = Position { epoch: u32::try_from(set.epoch).context("the epoch is out of range")?, seq };
     let engine = SetEngine::new(set.id, store, position).map_err(open_error)?;
     Ok((engine, effects))

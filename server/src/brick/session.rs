@@ -159,7 +159,10 @@ async fn run_session(
     };
     let lender;
     let session = match host.hello(&hello) {
-        Ok((welcome, session)) => {
+        Ok((mut welcome, session)) => {
+            if replies.outbox.is_some() {
+                welcome.identity_path = host.identity_path().to_owned();
+            }
             lender = replies.welcome(welcome, hello.features & FEATURE_LENT_DATA != 0).await?;
             session
         }

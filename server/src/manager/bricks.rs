@@ -4,8 +4,8 @@
 use crate::brick::host::{BrickStatus, Host};
 use crate::manager::follow::{Step, plan_steps};
 use crate::manager::raft::Published;
-use brickfs_common::cluster::state::ClusterState;
-use brickfs_common::ids::VolumeId;
+use brickfs_common::cluster::state::{ClusterState, NodeState};
+use brickfs_common::ids::{NodeId, VolumeId};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ impl Bricks {
         if is_known || followed.is_stopped {
             return;
         }
+        let addresses = |(id, node): (&NodeId, &NodeState)| (*id, node.addresses.clone());
+        self.host.update_nodes(state.nodes.iter().map(addresses).collect());
         let nothing = ClusterState { volumes: BTreeMap::new(), ..state.clone() };
         for step in plan_steps(followed.state.as_ref().unwrap_or(&nothing), state) {
             match step {

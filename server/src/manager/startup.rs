@@ -239,6 +239,11 @@ impl Opened {
         Ok(())
     }
 
+    /// The file with the node's key and certificate.
+    pub fn identity_path(&self) -> String {
+        Identity::path(&self.node.state_dir).to_string_lossy().into_owned()
+    }
+
     /// Ends the member; on return nothing of it runs any more.
     pub fn stop(self) {
         let Opened { node, thread, .. } = self;

@@ -12,6 +12,7 @@ use crate::brick::meta::Meta;
 use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use serde::{Deserialize, Serialize};
 
 /// Directories that a way up may lead through; a bound for damaged handles, not for users.
 const DEPTH_MAX: usize = 100_000;
@@ -54,7 +55,7 @@ impl Space {
 }
 
 /// When entries of a directory changed on another set, as its home is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TouchedAt {
     /// The decided time; `None` if nothing changed, and only the number of subdirectories is told.
     pub time: Option<Timestamp>,

@@ -7,7 +7,7 @@ use crate::brick::store::BrickStore;
 use crate::brick::store::posix::PosixStore;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, Fop, FopReply, Making};
-use brickfs_common::ids::{ClientId, Gfid, SetId};
+use brickfs_common::ids::{ClientId, Gfid};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -137,10 +137,7 @@ impl Volume<PosixStore> {
             match operation.await {
                 Ok(reply) => reply,
                 Err(Stop::Errno(errno)) => FopReply::failed(request, errno),
-                Err(Stop::GoTo(SetId(set))) => {
-                    tracing::error!(set, "an operation belongs to a set of another node");
-                    FopReply::failed(request, Errno::EIO)
-                }
+                Err(Stop::GoTo(set)) => FopReply { go_to: Some(set), ..FopReply::failed(request, Errno::EIO) },
             }
         });
         match Pin::as_mut(&mut reply).poll(&mut Context::from_waker(Waker::noop())) {

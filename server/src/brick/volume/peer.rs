@@ -12,10 +12,11 @@ use brickfs_common::attr::{Attr, Kind, Timestamp};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId, TxId};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 /// A question or order from one set to another.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerCall {
     /// What a dentry set knows of a name, once no transaction holds it.
     Look { place: Place },
@@ -59,7 +60,7 @@ pub enum PeerCall {
 }
 
 /// A directory as its home describes it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Described {
     /// Its parent directory.
     pub parent: ObjectRef,
@@ -70,7 +71,7 @@ pub struct Described {
 }
 
 /// What became of a transaction, as its coordinator knows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TxState {
     /// It is committed.
     Committed,
@@ -81,7 +82,7 @@ pub enum TxState {
 }
 
 /// The answer to a `PeerCall`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum PeerReply {
     /// Done.
     Done,

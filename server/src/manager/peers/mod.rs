@@ -6,6 +6,7 @@
 //! look.rs     what nodes tell each other of themselves
 //! watch.rs    asks all others twice a second
 //! service.rs  the other side: what other nodes ask of this one
+//! sets.rs     what sets of different nodes ask of each other
 //! ```
 //!
 //! Addresses come from the cluster state, so a node whose addresses change is found as soon as the state says so.
@@ -13,6 +14,7 @@
 pub mod look;
 pub mod reach;
 pub mod service;
+pub mod sets;
 pub mod watch;
 
 use crate::manager::raft::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall};

@@ -1,8 +1,9 @@
 //! What other nodes ask of this one. Who may call what was decided before (`security::rules`); here only a member's own
 //! identity counts, for its certificate.
 
+use crate::brick::host::Host;
 use crate::manager::node::{COMMAND_TIMEOUT, Node, write_reply};
-use crate::manager::peers::WIRE_MAX_BYTES;
+use crate::manager::peers::{WIRE_MAX_BYTES, sets};
 use crate::manager::raft::RaftCall;
 use crate::security::accept::Remote;
 use crate::security::audit::Entry;
@@ -12,8 +13,8 @@ use brickfs_common::cluster::command::Command;
 use brickfs_proto::v1::cluster_server::{Cluster, ClusterServer};
 use brickfs_proto::v1::raft_request::Kind;
 use brickfs_proto::v1::{
-    JoinReply, JoinRequest, LookReply, LookRequest, ProposeReply, ProposeRequest, RaftReply, RaftRequest, RenewReply,
-    RenewRequest, TakeAuthorityKeyReply, TakeAuthorityKeyRequest,
+    AskSetReply, AskSetRequest, JoinReply, JoinRequest, LookReply, LookRequest, ProposeReply, ProposeRequest,
+    RaftReply, RaftRequest, RenewReply, RenewRequest, TakeAuthorityKeyReply, TakeAuthorityKeyRequest,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,11 +23,12 @@ use tonic::{Request, Response, Status};
 /// The service around a node.
 pub struct ClusterService {
     node: Arc<Node>,
+    host: Arc<Host>,
 }
 
 /// The service, ready for a server.
-pub fn cluster_service(node: Arc<Node>) -> ClusterServer<ClusterService> {
-    let service = ClusterServer::new(ClusterService { node });
+pub fn cluster_service(node: Arc<Node>, host: Arc<Host>) -> ClusterServer<ClusterService> {
+    let service = ClusterServer::new(ClusterService { node, host });
     service.max_decoding_message_size(WIRE_MAX_BYTES).max_encoding_message_size(WIRE_MAX_BYTES)
 }
 
@@ -38,6 +40,10 @@ impl ClusterService {
 
 #[tonic::async_trait]
 impl Cluster for ClusterService {
+    async fn ask_set(&self, request: Request<AskSetRequest>) -> Result<Response<AskSetReply>, Status> {
+        sets::answer(&self.host, request.into_inner()).await.map(Response::new)
+    }
+
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {
         let admitted = self.node.admit(request.get_ref()).await;
         let result = match &admitted {
