@@ -1,7 +1,7 @@
 //! What the benchmarks share: names, operations, and a `brickd` of their own.
 
 use anyhow::{Context as _, ensure};
-use brickfs_client::volume::{ConnectError, ConnectOptions, Volume};
+use brickfs_client::volume::{ConnectError, ConnectOptions, Target, Volume};
 use brickfs_common::attr::Attr;
 use brickfs_common::fop::{Fop, FopReply, Making, ObjectRef, WriteFlags};
 use brickfs_common::name::Name;
@@ -70,7 +70,7 @@ impl Brickd {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let brickd = Brickd { child: command.spawn().context("cannot start brickd")? };
         let options = || ConnectOptions {
-            sockets: vec![socket.clone()],
+            target: Target::Sockets(vec![socket.clone()]),
             volume: VOLUME.into(),
             timeout: Some(READY_TIMEOUT),
             poll: false,

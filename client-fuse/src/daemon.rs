@@ -7,7 +7,7 @@ use crate::hosts::is_this_machine;
 use crate::kernel_mount::{KernelOptions, change_flags, start_session};
 use anyhow::{Context as _, bail, ensure};
 use brickfs_client::open_files;
-use brickfs_client::volume::{Caller, ConnectOptions, Volume};
+use brickfs_client::volume::{Caller, ConnectOptions, Target, Volume};
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::fop::{Fop, ObjectRef};
 use brickfs_common::ids::Gfid;
@@ -142,7 +142,7 @@ fn check_hosts(plan: &MountPlan, map: &VolumeMap) -> anyhow::Result<()> {
 fn mount(plan: &MountPlan) -> anyhow::Result<(fuser::BackgroundSession, Volume, Arc<Fs>)> {
     check_mountpoint(&plan.mountpoint)?;
     let options = ConnectOptions {
-        sockets: vec![plan.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())],
+        target: Target::Sockets(vec![plan.socket.clone().unwrap_or_else(|| DEFAULT_SOCKET.into())]),
         volume: plan.volume.clone(),
         timeout: plan.timeout,
         poll: plan.poll,

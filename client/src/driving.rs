@@ -88,9 +88,9 @@ async fn until_quiet(shared: &Shared) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::volume::{Caller, ConnectOptions};
+    use crate::volume::{Caller, ConnectOptions, Target};
     use brickfs_common::fop::{Fop, FopReply, ObjectRef};
-    use brickfs_common::ids::{Gfid, SetId};
+    use brickfs_common::ids::{ClientId, Gfid, SetId};
     use brickfs_common::locks::{LockKind, LockRange};
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::mpsc;
@@ -98,9 +98,10 @@ mod tests {
     use std::thread;
 
     fn rig() -> (Arc<Shared>, Runtime) {
-        let options = ConnectOptions { sockets: Vec::new(), volume: String::new(), timeout: None, poll: false };
+        let options =
+            ConnectOptions { target: Target::Sockets(Vec::new()), volume: String::new(), timeout: None, poll: false };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        (Arc::new(Shared::new(options)), runtime)
+        (Arc::new(Shared::new(options, ClientId([1; 16]))), runtime)
     }
 
     fn submit(shared: &Shared) -> mpsc::Receiver<FopReply> {

@@ -4,6 +4,7 @@
 pub mod descriptors;
 mod driving;
 pub mod lent;
+mod links;
 mod locks;
 pub mod open_files;
 mod opens;

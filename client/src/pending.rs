@@ -26,6 +26,8 @@ pub struct PendingCall {
     pub open_effect: OpenEffect,
     /// What it asks of locks.
     pub lock: Option<Box<LockCall>>,
+    /// How often it was sent on to another set.
+    pub hops: u8,
 }
 
 /// All calls without an answer, by request number.
@@ -163,6 +165,7 @@ mod tests {
             pid,
             open_effect: OpenEffect::None,
             lock: None,
+            hops: 0,
         });
         request
     }

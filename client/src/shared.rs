@@ -6,6 +6,7 @@
 mod wheel;
 
 use crate::lent::Borrowed;
+use crate::links::Links;
 use crate::locks::{HeldLocks, LockCall};
 use crate::opens::{OpenEffect, Opens};
 use crate::outgoing::Outgoing;
@@ -16,12 +17,13 @@ use crate::volume::{Caller, ConnectError, ConnectOptions};
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{CallHeader, FEATURE_LENT_DATA, Fop, FopReply, Hello, ObjectRef, PROTOCOL_VERSION, Welcome};
-use brickfs_common::ids::{ClientId, SetId};
+use brickfs_common::ids::{ClientId, NodeId, SetId};
 use brickfs_proto::convert::fops::call_to_wire;
 use brickfs_proto::v1::{self, Op};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
@@ -31,6 +33,8 @@ use wheel::Wheel;
 const PENDING_MAX: usize = 65536;
 /// A thread that has waited this long is looked after: it may have been sent a signal.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// How often a call may be sent on: what is where changes while it is on its way.
+const HOPS_MAX: u8 = 16;
 /// Threads looked at in one tick: each costs two reads of /proc, some 50 us together.
 const LOOKS_MAX: usize = 512;
 
@@ -64,6 +68,15 @@ struct State {
     is_shut_down: bool,
 }
 
+/// The other nodes of a volume, as a node has told of them.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Neighbours {
+    /// Where they are reached.
+    pub nodes: BTreeMap<NodeId, Vec<String>>,
+    /// The file with the key and certificate to show them; none where nobody has told of one.
+    pub identity_path: Option<PathBuf>,
+}
+
 /// Called on the thread that drives the session several times a second; must not block.
 pub type OnTick = Box<dyn Fn(Instant) + Send + Sync>;
 
@@ -79,6 +92,12 @@ pub struct Shared {
     wheel_left: Condvar,
     pub(crate) activity: Activity,
     client: ClientId,
+    /// The node that this is a session with, once it is known: no other one may answer.
+    node: OnceLock<NodeId>,
+    /// What it said of the others.
+    neighbours: Mutex<Neighbours>,
+    /// Takes calls that belong to sets of other nodes.
+    siblings: OnceLock<Weak<Links>>,
     map: RwLock<Option<Arc<VolumeMap>>>,
     state: Mutex<State>,
     session: AtomicU64,
@@ -88,13 +107,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(options: ConnectOptions) -> Shared {
+    pub(crate) fn new(options: ConnectOptions, client: ClientId) -> Shared {
         Shared {
             options,
             quiet: Notify::new(),
             wheel_left: Condvar::new(),
             activity: Activity::new(),
-            client: ClientId(rand::random()),
+            client,
+            node: OnceLock::new(),
+            neighbours: Mutex::default(),
+            siblings: OnceLock::new(),
             map: RwLock::new(None),
             state: Mutex::new(State::default()),
             session: AtomicU64::new(0),
@@ -152,6 +174,29 @@ impl Shared {
         self.lock().outgoing.is_crowded()
     }
 
+    /// The node that this is a session with; `None` before its first greeting, where it could be any.
+    pub(crate) fn node(&self) -> Option<NodeId> {
+        self.node.get().copied()
+    }
+
+    /// Says which node this has to be a session with, and what the volume's map is until that has greeted.
+    pub(crate) fn expect(&self, node: NodeId, map: Arc<VolumeMap>) {
+        self.node.set(node).ok();
+        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(map.clone());
+        self.lock().map = Some(map);
+    }
+
+    /// What the node has told of the others.
+    pub(crate) fn neighbours(&self) -> Neighbours {
+        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whom to give calls that belong to sets of other nodes.
+    pub(crate) fn set_siblings(&self, siblings: Weak<Links>) {
+        // The first ones stay: a session belongs to one volume.
+        self.siblings.set(siblings).ok();
+    }
+
     /// The next greeting: one session number higher, with all that is open.
     pub(crate) fn hello(&self) -> (u64, v1::Call) {
         let map = self.known_map();
@@ -205,6 +250,15 @@ impl Shared {
 
     /// The node has greeted, and may have lent memory for data.
     pub(crate) fn welcomed(&self, welcome: &Welcome, borrowed: Option<Borrowed>) -> Result<(), ConnectError> {
+        if *self.node.get_or_init(|| welcome.node) != welcome.node {
+            return Err(ConnectError::Refused(format!("node {} answers where another one was", welcome.node)));
+        }
+        {
+            let mut neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
+            neighbours.nodes = welcome.nodes.iter().cloned().collect();
+            let path = &welcome.identity_path;
+            neighbours.identity_path = (!path.is_empty()).then(|| PathBuf::from(path));
+        }
         let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
         let map = Some(Arc::new(map));
         self.map.write().unwrap_or_else(PoisonError::into_inner).clone_from(&map);
@@ -282,6 +336,15 @@ impl Shared {
 
     fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, reply: FopReply) {
         match state.pending.take(reply.request) {
+            Some(pending) if reply.go_to.is_some() && pending.hops < HOPS_MAX => {
+                state.confirmed = state.confirmed.max(Some(pending.since));
+                state.has_served = true;
+                if state.pending.due_len() == 0 {
+                    self.quiet.notify_one();
+                }
+                drop(state);
+                self.send_on(pending, reply);
+            }
             Some(pending) => {
                 state.confirmed = state.confirmed.max(Some(pending.since));
                 state.opens.answered(pending.open_effect, &reply);
@@ -307,6 +370,47 @@ impl Shared {
                     self.submit_to(object.home, Caller::default(), fop, Box::new(|_| ()));
                 }
             }
+        }
+    }
+
+    /// Sends a call that did not run here to the set that is to run it.
+    fn send_on(self: &Arc<Self>, pending: PendingCall, reply: FopReply) {
+        let siblings = self.siblings.get().and_then(Weak::upgrade);
+        match (reply.go_to, siblings) {
+            (Some(set), Some(siblings)) => siblings.of_set(set).adopt(pending, set),
+            (Some(set), None) => self.adopt(pending, set),
+            (None, _) => (pending.done)(reply),
+        }
+    }
+
+    /// Takes over a call that was a set's of another session, under a new number.
+    pub(crate) fn adopt(&self, mut pending: PendingCall, set: SetId) {
+        let mut state = self.lock();
+        if state.is_shut_down {
+            drop(state);
+            return (pending.done)(FopReply::failed(0, Errno::EIO));
+        }
+        let (generation, epoch) = placed_by(state.map.as_deref(), set);
+        let (request, lowest_unanswered) = state.pending.next_numbers();
+        let call = &mut pending.call;
+        (call.request, call.lowest_unanswered, call.set) = (request, lowest_unanswered, u32::from(set.0));
+        (call.generation, call.epoch) = (generation, epoch);
+        pending.hops += 1;
+        state.outgoing.push(pending.call.clone());
+        state.last_sent = Some(Instant::now());
+        state.pending.insert(pending);
+        // Who has submitted it drives another session: this one's thread looks after it.
+        let waker = if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None };
+        let is_free = state.wheel == Wheel::Free;
+        if is_free {
+            state.wheel = Wheel::Left;
+        }
+        drop(state);
+        if is_free {
+            self.wheel_left.notify_one();
+        }
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -336,10 +440,10 @@ impl Shared {
     }
 
     /// Looks after the calls that have waited long, keeps the lease, and lets the volume's user do the same.
-    pub(crate) fn tick(self: &Arc<Self>, now: Instant, lease: Duration) {
+    pub(crate) fn tick(self: &Arc<Self>, now: Instant) {
         self.expire(now);
         self.interrupt(now);
-        self.renew(now, lease);
+        self.renew(now);
         if let Some(on_tick) = self.on_tick.get() {
             on_tick(now);
         }
@@ -411,25 +515,15 @@ impl Shared {
     }
 
     /// Any message keeps the client's lease; a silent client sends one.
-    fn renew(self: &Arc<Self>, now: Instant, lease: Duration) {
+    fn renew(self: &Arc<Self>, now: Instant) {
         let is_due = {
             let state = self.lock();
-            let silent = state.last_sent.is_none_or(|at| now.saturating_duration_since(at) > lease / 3);
+            let silent = state.last_sent.is_none_or(|at| now.saturating_duration_since(at) > state.lease / 3);
             silent && state.outgoing.is_open()
         };
         if is_due {
             self.submit_to(SetId(0), Caller::default(), Fop::Renew, Box::new(|_| ()));
         }
-    }
-
-    /// Numbers, keeps and sends a call to the set that it belongs to.
-    pub(crate) fn submit(&self, caller: Caller, fop: Fop, done: Done) {
-        let (set, placed) = {
-            let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-            let set = map.as_ref().map_or(SetId(0), |map| choose_set(map, &fop));
-            (set, placed_by(map.as_deref(), set))
-        };
-        self.send(set, placed, caller, fop, done);
     }
 
     /// Numbers, keeps and sends a call to a set.
@@ -460,6 +554,14 @@ impl Shared {
         }
     }
 
+    /// Files are passed within a machine alone.
+    fn without_descriptor(&self, mut fop: Fop) -> Fop {
+        if let Fop::Open { wants_descriptor, .. } | Fop::Read { wants_descriptor, .. } = &mut fop {
+            *wants_descriptor &= !self.options.is_remote();
+        }
+        fop
+    }
+
     /// Numbers and keeps a call; answers whom to wake to have it sent.
     fn push(&self, state: &mut State, new: NewCall, timeout: Option<Duration>, done: Done) -> Option<Waker> {
         let NewCall { set, placed: (generation, epoch), caller, fop } = new;
@@ -477,7 +579,7 @@ impl Shared {
             gid: caller.gid,
             fence: 0,
         };
-        let call = call_to_wire(&header, fop);
+        let call = call_to_wire(&header, self.without_descriptor(fop));
         state.outgoing.push(call.clone());
         state.last_sent = Some(since);
         let deadline = timeout.map(|t| since + t);
@@ -488,7 +590,7 @@ impl Shared {
             self.quiet.notify_one(); // the session's thread looks when it has waited long enough
         }
         let lock = lock.map(Box::new);
-        state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect, lock });
+        state.pending.insert(PendingCall { call, done, since, deadline, pid: caller.pid, open_effect, lock, hops: 0 });
         // Where nobody drives, who takes the wheel next wakes the stream.
         if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None }
     }
@@ -516,7 +618,7 @@ fn placed_by(map: Option<&VolumeMap>, set: SetId) -> (u64, u64) {
 }
 
 /// The set that an operation belongs to: the dentry set of a name, else the home of the object.
-fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
+pub(crate) fn choose_set(map: &VolumeMap, fop: &Fop) -> SetId {
     let home = |object: &ObjectRef| object.home;
     match fop {
         Fop::Lookup { parent, name }

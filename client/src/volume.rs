@@ -1,29 +1,43 @@
 //! A volume as programs use it: operations go in, replies come back; where they go is decided here.
 
-use crate::driving;
+use crate::links::Links;
 pub use crate::pending::Done;
-use crate::session;
-use crate::shared::Shared;
+pub use crate::shared::Shared;
 use brickfs_common::cluster::map::VolumeMap;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{Fop, FopReply, ObjectRef};
-use brickfs_common::ids::SetId;
+use brickfs_common::ids::{NodeId, SetId};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
+
+/// How a node is reached.
+#[derive(Clone)]
+pub enum Target {
+    /// By these Unix sockets of its `brickd`, tried in order.
+    Sockets(Vec<PathBuf>),
+    /// Over TLS, by what the node of another session has told of it.
+    Beside(Arc<Shared>),
+}
 
 /// Where a volume is and how long to wait for it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConnectOptions {
-    /// Unix sockets of `brickd`, tried in order.
-    pub sockets: Vec<PathBuf>,
+    /// The node to ask.
+    pub target: Target,
     /// The volume; empty for the only one that the node serves.
     pub volume: String,
     /// How long an operation waits for its set; `None` for ever.
     pub timeout: Option<Duration>,
     /// Look for the next message for a moment before sleeping, where nobody else wants the CPU.
     pub poll: bool,
+}
+
+impl ConnectOptions {
+    /// Whether the node is reached over the network.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.target, Target::Beside(_))
+    }
 }
 
 /// On whose behalf an operation runs, and who waits for it.
@@ -55,6 +69,14 @@ pub enum ConnectError {
         /// What happened.
         reason: String,
     },
+    /// A node does not answer over the network.
+    #[error("node {node} does not answer: {reason}")]
+    NoNode {
+        /// The node.
+        node: NodeId,
+        /// What happened.
+        reason: String,
+    },
     /// The node refused.
     #[error("{0}")]
     Refused(String),
@@ -66,66 +88,56 @@ pub enum ConnectError {
     Runtime(std::io::Error),
 }
 
-/// A connected volume. Clones share the session.
+/// A connected volume. Clones share the sessions.
 #[derive(Clone)]
 pub struct Volume {
-    shared: Arc<Shared>,
-    runtime: Arc<Runtime>,
+    links: Arc<Links>,
 }
 
 impl Volume {
     /// Connects and greets; fails at once when no server answers or it refuses.
     pub fn connect(options: ConnectOptions) -> Result<Volume, ConnectError> {
-        let shared = Arc::new(Shared::new(options));
-        let (sender, greeted) = mpsc::channel();
-        let theirs = shared.clone();
-        std::thread::Builder::new()
-            .name("brickfs-session".into())
-            .spawn(move || session::run(&theirs, &sender))
-            .map_err(ConnectError::Runtime)?;
-        let gone = || ConnectError::Refused("the session ended before it began".into());
-        let runtime = greeted.recv().map_err(|_| gone())??;
-        Ok(Volume { shared, runtime })
+        Ok(Volume { links: Links::connect(options)? })
     }
 
     /// The newest volume map.
     pub fn map(&self) -> Arc<VolumeMap> {
-        self.shared.known_map().expect("a connected volume has been sent its map")
+        self.links.map()
     }
 
     /// Counts the sessions: what was learned in an earlier one may have changed meanwhile.
     pub fn session(&self) -> u64 {
-        self.shared.session()
+        self.links.all().map(|link| link.shared.session()).sum()
     }
 
-    /// The session, if there is one and this client's lease is good for a while yet: until then what the brick has
-    /// passed over it may be read without asking.
+    /// The session, if there is one with the node on this machine and this client's lease there is good for a while
+    /// yet: until then what the brick has passed over it may be read without asking.
     pub fn session_with_lease(&self) -> Option<u64> {
-        self.shared.session_with_lease(Instant::now())
+        self.links.first().session_with_lease(Instant::now()).map(|_| self.session())
     }
 
     /// Sends an operation to the set that it belongs to; never blocks. `done` runs on the thread that
     /// drives the session, or here if the call fails at once, and must not block either. The operation
     /// goes out when somebody drives: who submits and is not called by the session calls `drive` after it.
     pub fn submit(&self, caller: Caller, fop: Fop, done: Done) {
-        self.shared.submit(caller, fop, done);
+        self.links.submit(caller, fop, done);
     }
 
     /// Sends an operation to a set.
     pub fn submit_to(&self, set: SetId, caller: Caller, fop: Fop, done: Done) {
-        self.shared.submit_to(set, caller, fop, done);
+        self.links.of_set(set).submit_to(set, caller, fop, done);
     }
 
     /// Whether small operations share the session with bulk, so that writes should be sent in pieces of
     /// `write_behind::CROWDED_PIECE_BYTES`.
     pub fn is_crowded(&self) -> bool {
-        self.shared.is_crowded()
+        self.links.all().any(|link| link.shared.is_crowded())
     }
 
-    /// Runs the session on this thread until no operation waits, for a few milliseconds at most, unless
+    /// Runs the sessions on this thread until no operation waits, each for a few milliseconds at most, unless
     /// another thread does. Not for what the session calls.
     pub fn drive(&self) {
-        driving::drive(&self.shared, &self.runtime);
+        self.links.drive();
     }
 
     /// Sends an operation and waits for its reply. Not for what the session calls.
@@ -142,17 +154,21 @@ impl Volume {
     /// Runs `on_tick` on the thread that drives the session several times a second, also while no server answers; it
     /// must not block. The first one stays.
     pub fn on_tick(&self, on_tick: impl Fn(Instant) + Send + Sync + 'static) {
-        self.shared.set_on_tick(Box::new(on_tick));
+        self.links.first().set_on_tick(Box::new(on_tick));
     }
 
     /// Runs `on_locks_lost` with the files of which the locks are lost because this client was away for longer than its
     /// lease: what was written or is to be written under them fails. It must not block. The first one stays.
     pub fn on_locks_lost(&self, on_locks_lost: impl Fn(&[ObjectRef]) + Send + Sync + 'static) {
-        self.shared.set_on_locks_lost(Box::new(on_locks_lost));
+        let on_locks_lost = Arc::new(on_locks_lost);
+        for link in self.links.all() {
+            let on_locks_lost = on_locks_lost.clone();
+            link.shared.set_on_locks_lost(Box::new(move |lost| on_locks_lost(lost)));
+        }
     }
 
     /// Ends the session; calls that wait fail with EIO.
     pub fn shutdown(&self) {
-        self.shared.shut_down();
+        self.links.shut_down();
     }
 }

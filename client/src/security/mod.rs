@@ -8,6 +8,7 @@
 //! verify.rs      whom a side of a connection believes tls.rs       the settings of both sides, the own certificate
 //! accept.rs      TCP in, connections with a known other end out; and the connecting side
 //! link.rs        a connection that ends with the right to it     places.rs   how many there are
+//! connect.rs    the way to a node by its addresses
 //! token.rs       what an operator carries to a new node           bundle.rs  what an operator carries to a client
 //! revocation.rs  serial numbers that are refused                  allowance.rs  so many in a second
 //! pem.rs, files.rs  texts, and files that nobody else may read
@@ -20,6 +21,7 @@ pub mod accept;
 pub mod allowance;
 pub mod authority;
 pub mod bundle;
+pub mod connect;
 pub mod files;
 pub mod identity;
 pub mod link;

@@ -4,8 +4,9 @@
 //! command; after that the next start finishes the join (`startup`), for the cluster has it as a member.
 
 use crate::manager::node::{CommandError, Node, now_ms};
-use crate::manager::peers::{WIRE_MAX_BYTES, connect_to_any, describe};
+use crate::manager::peers::{WIRE_MAX_BYTES, describe};
 use crate::security::authority::AuthorityCertificate;
+use crate::security::connect::connect_to_any;
 use crate::security::identity::{Identity, NewKey};
 use crate::security::role::{Holder, Role};
 use crate::security::tls::ClientTls;

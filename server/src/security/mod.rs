@@ -10,4 +10,6 @@ pub mod audit;
 pub mod layer;
 pub mod rules;
 
-pub use brickfs_client::security::{accept, allowance, authority, files, identity, link, revocation, role, tls, token};
+pub use brickfs_client::security::{
+    accept, allowance, authority, connect, files, identity, link, revocation, role, tls, token,
+};

@@ -18,31 +18,28 @@ pub mod sets;
 pub mod watch;
 
 use crate::manager::raft::{LinkError, MESSAGE_MAX_BYTES, PeerLink, RaftCall};
-use crate::security::accept::connect;
-use crate::security::tls::{ClientTls, Credentials, explain};
+use crate::security::connect::connect_to_any;
+pub use crate::security::connect::describe;
+use crate::security::tls::{ClientTls, Credentials};
 use brickfs_common::cluster::state::ClusterState;
 use brickfs_common::ids::NodeId;
 use brickfs_proto::v1::RaftRequest;
 use brickfs_proto::v1::cluster_client::ClusterClient;
 use brickfs_proto::v1::raft_request::Kind;
 use bytes::Bytes;
-use hyper_util::rt::TokioIo;
 use reach::{Reach, Sight};
 use std::collections::{BTreeSet, HashMap};
-use std::error::Error as _;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
 
 /// Largest message of the service: Raft's, and room for what is around it.
 pub const WIRE_MAX_BYTES: usize = MESSAGE_MAX_BYTES + (64 << 10);
-/// How long one address may take to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_000);
 /// A connection over which nothing comes back any more (a cable, a frozen machine) is given up after at most twice
 /// this, so that the next one is tried as soon as there is a way again; TCP itself would wait for minutes.
 const KEEP_ALIVE: Duration = Duration::from_millis(1_000);
@@ -142,47 +139,6 @@ impl Peers {
             .keep_alive_while_idle(true);
         let channel = endpoint.connect_with_connector_lazy(connector);
         ClusterClient::new(channel).max_decoding_message_size(WIRE_MAX_BYTES).max_encoding_message_size(WIRE_MAX_BYTES)
-    }
-}
-
-type TlsIo = TokioIo<crate::security::link::Link<tokio_rustls::client::TlsStream<tokio::net::TcpStream>>>;
-
-/// Connects to the first of these addresses that answers.
-pub async fn connect_to_any(addresses: &[String], tls: &ClientTls, from: Option<IpAddr>) -> io::Result<TlsIo> {
-    let mut reasons = Vec::new();
-    for address in addresses {
-        match connect_to(address, tls, from).await {
-            Ok(io) => return Ok(io),
-            Err(error) => reasons.push(format!("{address}: {}", explain(&error))),
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::NotConnected, reasons.join("; ")))
-}
-
-async fn connect_to(address: &str, tls: &ClientTls, from: Option<IpAddr>) -> io::Result<TlsIo> {
-    let found: Vec<SocketAddr> = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host(address))
-        .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "its name could not be looked up in time"))??
-        .collect();
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for address in found {
-        match connect(address, from, tls, CONNECT_TIMEOUT).await {
-            Ok((link, _identity)) => return Ok(TokioIo::new(link)),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// Why a call to a node failed, in one line without what is between HTTP and the cause.
-pub fn describe(status: &Status) -> String {
-    let mut deepest: Option<&dyn std::error::Error> = status.source();
-    while let Some(cause) = deepest.and_then(std::error::Error::source) {
-        deepest = Some(cause);
-    }
-    match (status.code(), deepest) {
-        (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(cause)) => cause.to_string(),
-        _ => status.message().to_owned(),
     }
 }
 
