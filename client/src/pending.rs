@@ -90,6 +90,11 @@ impl PendingTable {
         self.calls.remove(&request).or_else(|| self.waiting.remove(&request))
     }
 
+    /// A call that waits.
+    pub fn call(&self, request: u64) -> Option<&v1::Call> {
+        self.calls.get(&request).or_else(|| self.waiting.get(&request)).map(|pending| &pending.call)
+    }
+
     /// All waiting calls in number order, to be sent again.
     pub fn resend(&self) -> impl Iterator<Item = &v1::Call> {
         let mut calls: Vec<&v1::Call> = self.all().map(|pending| &pending.call).collect();

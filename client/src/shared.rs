@@ -20,7 +20,7 @@ use brickfs_common::fop::{CallHeader, FEATURE_LENT_DATA, Fop, FopReply, Hello, O
 use brickfs_common::ids::{ClientId, NodeId, SetId};
 use brickfs_proto::convert::fops::call_to_wire;
 use brickfs_proto::v1::{self, Op};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
@@ -61,6 +61,8 @@ struct State {
     /// Memory of the node for data on its way, in this session.
     borrowed: Option<Borrowed>,
     wheel: Wheel,
+    /// Calls that a set could not run because it could not ask another one: sent again at the next tick.
+    later: BTreeSet<u64>,
     /// Since when the wheel has been free.
     free_since: Option<Instant>,
     /// Calls were answered since the wheel was taken.
@@ -301,9 +303,10 @@ impl Shared {
     pub(crate) fn resume(&self) {
         {
             let mut state = self.lock();
-            let State { pending, outgoing, trouble, .. } = &mut *state;
+            let State { pending, outgoing, trouble, later, .. } = &mut *state;
             outgoing.open(pending.resend().cloned());
             trouble.clear();
+            later.clear();
             state.lost_since = None;
         }
         self.wake_stream();
@@ -336,6 +339,11 @@ impl Shared {
 
     fn hand_out(self: &Arc<Self>, mut state: MutexGuard<'_, State>, reply: FopReply) {
         match state.pending.take(reply.request) {
+            Some(pending) if reply.result == Err(Errno::EHOSTDOWN) => {
+                state.confirmed = state.confirmed.max(Some(pending.since));
+                state.later.insert(reply.request);
+                state.pending.insert(pending);
+            }
             Some(pending) if reply.go_to.is_some() && pending.hops < HOPS_MAX => {
                 state.confirmed = state.confirmed.max(Some(pending.since));
                 state.has_served = true;
@@ -443,6 +451,7 @@ impl Shared {
     pub(crate) fn tick(self: &Arc<Self>, now: Instant) {
         self.expire(now);
         self.interrupt(now);
+        self.send_later();
         self.renew(now);
         if let Some(on_tick) = self.on_tick.get() {
             on_tick(now);
@@ -471,6 +480,25 @@ impl Shared {
             tracing::warn!(volume = %self.options.volume, set, calls, "operations failed with EIO: {reason}");
         }
         answer_all(expired, Errno::EIO);
+    }
+
+    /// Sends again what a set could not run, under its old numbers.
+    fn send_later(&self) {
+        let mut state = self.lock();
+        if state.later.is_empty() || !state.outgoing.is_open() {
+            return;
+        }
+        let State { later, pending, outgoing, .. } = &mut *state;
+        for request in std::mem::take(later) {
+            if let Some(call) = pending.call(request) {
+                outgoing.push(call.clone());
+            }
+        }
+        let waker = state.outgoing.take_waker();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     /// Gives up the calls whose threads have a signal to act on. Such a call may have run, or run later:

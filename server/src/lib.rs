@@ -181,7 +181,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
         tokio::spawn(async move { polling::poll(&activity).await });
     }
     let node = opened.node.clone();
-    let admin = manager::service::admin_service(manager, node.audit.clone());
+    let admin = manager::service::admin_service(manager.clone(), node.audit.clone());
     let fops = brick::session::fops_service(host.clone(), activity.clone());
     let server = || {
         Server::builder()
@@ -205,7 +205,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
                 .http2_keepalive_timeout(Some(KEEP_ALIVE))
                 .add_service(admin)
                 .add_service(fops)
-                .add_service(cluster_service(node.clone(), host));
+                .add_service(cluster_service(node.clone(), host, manager));
             Some(router.serve_with_incoming(incoming))
         }
     };

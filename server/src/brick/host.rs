@@ -124,7 +124,7 @@ impl Host {
         match volume {
             Some(volume) => volume.serve_peer(to, call).await,
             // Not yet, or not any more: who asks tries again.
-            None => Err(Errno::EIO),
+            None => Err(Errno::EHOSTDOWN),
         }
     }
 

@@ -7,12 +7,13 @@ use anyhow::{Context as _, bail};
 use brickfs_common::cluster::command::{check_apart, is_normal_path};
 use brickfs_common::cluster::state::ClusterState;
 use brickfs_common::volume_spec::{is_node_name, shorten};
+use serde::{Deserialize, Serialize};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A brick as typed: the node's name and the normalised path.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct BrickPath {
     /// The node.
     pub node: String,

@@ -3,12 +3,14 @@
 
 use crate::brick::format::{BrickIdentity, DOT_DIR, initialise, read_identity};
 use crate::manager::CommandId;
-use crate::manager::brick_path::{CheckedBrick, check_brick, check_each_other, parse_brick};
+use crate::manager::brick_path::{BrickPath, CheckedBrick, check_brick, check_each_other, parse_brick};
 use crate::manager::records::{PendingBrick, PendingCreate, Records};
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::command::{Command, CreateVolume, NewBrick, apply, check_new_volume};
-use brickfs_common::cluster::state::{ClusterState, VolumeState};
+use brickfs_common::cluster::state::{ClusterState, NodeRole, VolumeState};
 use brickfs_common::ids::{BrickId, NodeId, VolumeId};
+use brickfs_common::volume_spec::shorten;
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -27,42 +29,113 @@ pub struct Order<'a> {
     pub bricks: &'a [String],
 }
 
-/// Makes the volume's bricks. The volume has the id of the command, so that a repetition finds
-/// it. What is answered is to be committed now. On an error nothing is left of it.
-/// Whatever becomes of the command, `end_create` has to be told.
-pub fn prepare_create(
+/// A brick that passed the checks of its node.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Site {
+    /// The node.
+    pub node: NodeId,
+    /// The directory, normalised.
+    pub path: String,
+    /// Device of its file system: bricks of one share its room.
+    pub device: u64,
+    /// Size of that file system.
+    pub total_bytes: u64,
+}
+
+/// The bricks of an order with their nodes, in order, as far as that can be said without a look at any disk.
+pub fn parse_bricks(state: &ClusterState, order: &Order<'_>) -> anyhow::Result<Vec<(NodeId, BrickPath)>> {
+    check_new_volume(state, order.name, order.replica, order.stripe, order.bricks.len())?;
+    let mut parsed: Vec<(NodeId, BrickPath)> = Vec::with_capacity(order.bricks.len());
+    for text in order.bricks {
+        let brick = parse_brick(text)?;
+        let Some(node) = state.node_by_name(&brick.node) else {
+            let names: Vec<&str> = state.nodes.values().map(|node| node.name.as_str()).collect();
+            bail!("brick {brick}: there is no node '{}'; there is {}", brick.node, shorten(&names.join(", ")));
+        };
+        if state.nodes.get(&node).is_some_and(|node| node.role == NodeRole::Witness) {
+            bail!("brick {brick}: node '{}' is a witness, which votes and has no bricks", brick.node);
+        }
+        if parsed.iter().any(|(_, other)| *other == brick) {
+            bail!("brick {brick} is given twice: every brick needs a directory of its own");
+        }
+        parsed.push((node, brick));
+    }
+    Ok(parsed)
+}
+
+/// Checks bricks of this node against its disks. Changes nothing.
+pub fn check_here(
+    state: &ClusterState,
+    node: NodeId,
+    volume: &str,
+    force: bool,
+    bricks: Vec<BrickPath>,
+) -> anyhow::Result<Vec<Site>> {
+    let checked: anyhow::Result<Vec<CheckedBrick>> =
+        bricks.into_iter().map(|brick| check_brick(brick, state, force)).collect();
+    let checked = checked?;
+    check_each_other(&checked, volume)?;
+    let site = |one: &CheckedBrick| {
+        let path = one.brick.path.clone();
+        Site { node, path, device: one.device, total_bytes: one.total_bytes }
+    };
+    Ok(checked.iter().map(site).collect())
+}
+
+/// Decides weights and ids of the bricks. Bricks that share a disk share its capacity. The volume has the id of its
+/// command, so that a repetition finds it.
+pub fn decide(id: &CommandId, order: &Order<'_>, sites: &[Site]) -> CreateVolume {
+    let bricks = sites
+        .iter()
+        .map(|one| {
+            let shares = |other: &&Site| (other.node, other.device) == (one.node, one.device);
+            let sharing = sites.iter().filter(shares).count() as u64;
+            NewBrick {
+                brick: BrickId(rand::random()),
+                node: one.node,
+                path: one.path.clone(),
+                weight: one.total_bytes / sharing.max(1),
+            }
+        })
+        .collect();
+    CreateVolume {
+        name: order.name.to_owned(),
+        id: VolumeId(*id),
+        replica: order.replica,
+        stripe: order.stripe,
+        force: order.force,
+        bricks,
+    }
+}
+
+/// Makes this node's bricks of a volume that is to be committed then. On an error nothing is left of them; whatever
+/// becomes of the command, `end_create` has to be told.
+pub fn make_here(
     records: &Records,
     state: &ClusterState,
     node: NodeId,
     id: &CommandId,
-    order: &Order<'_>,
-) -> anyhow::Result<CreateVolume> {
-    check_new_volume(state, order.name, order.replica, order.stripe, order.bricks.len())?;
-    let checked = check_bricks(state, node, order)?;
-    let create = decide(VolumeId(*id), node, order, &checked);
+    create: &CreateVolume,
+) -> anyhow::Result<()> {
+    let name = |node: &NodeId| state.nodes.get(node).map(|node| node.name.clone()).unwrap_or_default();
+    let own = create.bricks.iter().filter(|brick| brick.node == node);
+    let own: Vec<BrickPath> = own.map(|brick| BrickPath { node: name(&node), path: brick.path.clone() }).collect();
+    let mut pending = PendingCreate { volume: create.id, command: Some(*id), bricks: Vec::with_capacity(own.len()) };
+    for brick in own {
+        // Looked at once more: this may be another node than the one that has asked for the checks.
+        let checked = check_brick(brick, state, create.force)?;
+        let old_mode = checked.existing.map(|(mode, _)| mode);
+        pending.bricks.push(PendingBrick { path: checked.brick.path.into(), old_mode });
+    }
     let next = apply(state, &Command::CreateVolume(create.clone()))?;
-    let pending = PendingCreate {
-        volume: create.id,
-        command: Some(*id),
-        bricks: checked
-            .iter()
-            .map(|checked| PendingBrick {
-                path: checked.brick.path.clone().into(),
-                old_mode: checked.existing.map(|(mode, _)| mode),
-            })
-            .collect(),
-    };
+    let Some(volume) = next.volumes.get(&create.name) else { bail!("the new volume is not in the new state") };
     records.put_pending(&pending)?;
-    let made = match next.volumes.get(order.name) {
-        Some(volume) => make_bricks(volume, &pending),
-        None => bail!("the new volume is not in the new state"),
-    };
-    if let Err(error) = made {
+    if let Err(error) = make_bricks(volume, node, &pending) {
         undo(&pending);
         records.drop_pending(&pending.volume)?;
         return Err(error);
     }
-    Ok(create)
+    Ok(())
 }
 
 /// The command was applied: its bricks are the volume's. Or it was refused: they are nobody's and put away.
@@ -74,60 +147,9 @@ pub fn end_create(records: &Records, volume: VolumeId, is_done: bool) -> anyhow:
     records.drop_pending(&volume)
 }
 
-fn check_bricks(state: &ClusterState, node: NodeId, order: &Order<'_>) -> anyhow::Result<Vec<CheckedBrick>> {
-    let own_name = state.nodes.get(&node).map_or("", |own| own.name.as_str());
-    let mut parsed = Vec::with_capacity(order.bricks.len());
-    for text in order.bricks {
-        let brick = parse_brick(text)?;
-        match state.node_by_name(&brick.node) {
-            Some(id) if id == node => parsed.push(brick),
-            Some(_) => bail!(
-                "brick {brick}: a volume's bricks are all on the node that makes it, which is '{own_name}'; give the \
-                 command on '{}'",
-                brick.node
-            ),
-            None => bail!("brick {brick}: there is no node '{}'; this node is '{own_name}'", brick.node),
-        }
-    }
-    for (i, brick) in parsed.iter().enumerate() {
-        if parsed[..i].contains(brick) {
-            bail!("brick {brick} is given twice: every brick needs a directory of its own");
-        }
-    }
-    let checked: anyhow::Result<Vec<CheckedBrick>> =
-        parsed.into_iter().map(|brick| check_brick(brick, state, order.force)).collect();
-    let checked = checked?;
-    check_each_other(&checked, order.name)?;
-    Ok(checked)
-}
-
-/// Decides ids and weights. Bricks that share a disk share its capacity.
-fn decide(id: VolumeId, node: NodeId, order: &Order<'_>, checked: &[CheckedBrick]) -> CreateVolume {
-    let bricks = checked
-        .iter()
-        .map(|one| {
-            let sharing = checked.iter().filter(|other| other.device == one.device).count() as u64;
-            NewBrick {
-                brick: BrickId(rand::random()),
-                node,
-                path: one.brick.path.clone(),
-                weight: one.total_bytes / sharing.max(1),
-            }
-        })
-        .collect();
-    CreateVolume {
-        name: order.name.to_owned(),
-        id,
-        replica: order.replica,
-        stripe: order.stripe,
-        force: order.force,
-        bricks,
-    }
-}
-
-fn make_bricks(volume: &VolumeState, pending: &PendingCreate) -> anyhow::Result<()> {
+fn make_bricks(volume: &VolumeState, node: NodeId, pending: &PendingCreate) -> anyhow::Result<()> {
     for set in &volume.map.sets {
-        for member in &set.members {
+        for member in set.members.iter().filter(|member| member.node == node) {
             let path = Path::new(&member.path);
             let existed = pending.bricks.iter().any(|brick| brick.path == path && brick.old_mode.is_some());
             if !existed {
@@ -219,7 +241,11 @@ mod tests {
 
     fn prepare(records: &Records, bricks: &[String]) -> anyhow::Result<CreateVolume> {
         let order = Order { name: "demo", replica: 1, stripe: 1, force: true, bricks };
-        prepare_create(records, &state(), NODE, &[1; 16], &order)
+        let parsed = parse_bricks(&state(), &order)?.into_iter().map(|(_, brick)| brick).collect();
+        let sites = check_here(&state(), NODE, order.name, order.force, parsed)?;
+        let create = decide(&[1; 16], &order, &sites);
+        make_here(records, &state(), NODE, &[1; 16], &create)?;
+        Ok(create)
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! What waits for a disk or for other nodes runs on the manager thread; the calls of `brickctl` on threads of the
 //! blocking pool.
 
+mod brick_orders;
 mod brick_path;
 mod bricks;
 mod care;
@@ -42,14 +43,9 @@ use brickfs_common::ids::{NodeId, VolumeId};
 use brickfs_common::volume_spec::shorten;
 use bricks::Bricks;
 use node::{CommandError, Node, now_ms};
-use records::{PendingCreate, Records};
+use records::Records;
 use startup::Opened;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::time::sleep;
-
-/// Between two tries to find out what became of a create.
-const END_AGAIN: Duration = Duration::from_secs(1);
 
 /// The identity that a client gives a change, so that a retried one runs once.
 pub type CommandId = [u8; 16];
@@ -79,8 +75,7 @@ impl Manager {
         drop(thread.run(bricks.clone().follow_all(node.member.watch())));
         let creating = Mutex::new(());
         let manager = Arc::new(Manager { node, bricks, records, thread, role, addresses, creating });
-        let cleaning = manager.clone();
-        drop(manager.thread.run(async move { cleaning.end_interrupted_creates().await }));
+        drop(manager.thread.run(manager.clone().end_interrupted_creates()));
         manager
     }
 
@@ -160,20 +155,20 @@ impl Manager {
         let pending = self.records.pending()?.into_iter().find(|pending| pending.command == Some(*id));
         if let Some(pending) = pending {
             let (node, records) = (self.node.clone(), self.records.clone());
-            self.block_on(async move { end_create_in_doubt(&node, &records, &pending).await })??;
+            self.block_on(async move { brick_orders::end_create_in_doubt(&node, &records, &pending).await })??;
         }
         let (state, volume) = (self.state()?, VolumeId(*id));
         if state.volumes.get(order.name).is_some_and(|made| made.map.id == volume) {
             return Ok(());
         }
-        let create = create::prepare_create(&self.records, &state, self.node.id, id, order)?;
+        let (create, nodes) = self.prepare_create(&state, id, order)?;
         let (node, id) = (self.node.clone(), *id);
         let outcome = self.block_on(async move { node.run(id, Command::CreateVolume(create)).await })?;
         match outcome {
-            // Not known: the record stays, and is looked at again when the cluster answers.
+            // Not known: the records stay, and are looked at again when the cluster answers.
             Err(error) => Err(error.into()),
             Ok(outcome) => {
-                create::end_create(&self.records, volume, outcome.refusal.is_none())?;
+                self.end_create(volume, &nodes, outcome.refusal.is_none());
                 outcome.refusal.map_or(Ok(()), |refusal| bail!("{refusal}"))
             }
         }
@@ -192,7 +187,7 @@ impl Manager {
                 AdminResult::Volume(VolumeInfo::from(&*self.volume(&name)?))
             }
             AdminCall::VolumeStatus { name } | AdminCall::VolumeStart { name } => {
-                AdminResult::Status(self.volume_status(&*self.volume(&name)?))
+                AdminResult::Status(self.volume_status(&*self.volume(&name)?)?)
             }
             AdminCall::VolumeGet { name, key } => {
                 AdminResult::Options(option_values(&self.volume(&name)?.map.options, key.as_deref())?)
@@ -217,35 +212,9 @@ impl Manager {
         })
     }
 
-    /// Ends what creates left whose outcome this node does not know, as soon as the cluster answers.
-    async fn end_interrupted_creates(&self) -> anyhow::Result<()> {
-        for pending in self.records.pending()? {
-            while let Err(error) = end_create_in_doubt(&self.node, &self.records, &pending).await {
-                let error = format!("{error:#}");
-                tracing::warn!(volume = %pending.volume, error, "an interrupted volume create cannot be ended yet");
-                sleep(END_AGAIN).await;
-            }
-        }
-        Ok(())
-    }
-
     fn volume(&self, name: &str) -> anyhow::Result<Arc<VolumeState>> {
         let state = self.state()?;
         let volume = state.volumes.get(name).cloned();
         Ok(volume.ok_or_else(|| Refusal::NoSuchVolume(shorten(name)))?)
     }
-}
-
-/// Finds out what became of a create and ends it. Giving it up has the id of its command: whichever of the two is
-/// applied first is what both are answered, so that a create that is still on its way cannot come after this.
-async fn end_create_in_doubt(node: &Node, records: &Records, pending: &PendingCreate) -> anyhow::Result<()> {
-    let is_done = match pending.command {
-        // Of a release whose creates were not on their way for longer than its process lived.
-        None => node.state()?.volume_by_id(pending.volume).is_some(),
-        Some(id) => node.run(id, Command::GiveUpCreate { volume: pending.volume }).await?.refusal.is_none(),
-    };
-    if !is_done {
-        tracing::warn!(volume = %pending.volume, "putting away what an interrupted volume create left");
-    }
-    create::end_create(records, pending.volume, is_done)
 }

@@ -152,9 +152,13 @@ impl Manager {
         }
     }
 
-    pub(super) fn volume_status(&self, volume: &VolumeState) -> VolumeStatus {
-        let served = if volume.started { self.bricks.status(volume.map.id) } else { Vec::new() };
-        let absent = if volume.started { "not opened" } else { "the volume is stopped" };
+    pub(super) fn volume_status(&self, volume: &VolumeState) -> anyhow::Result<VolumeStatus> {
+        let (served, silent) = if volume.started { self.statuses(volume)? } else { Default::default() };
+        let absent = |node: NodeId| match silent.get(&node) {
+            Some(reason) => format!("its node does not answer: {reason}"),
+            None if volume.started => "not opened".to_owned(),
+            None => "the volume is stopped".to_owned(),
+        };
         let mut bricks = Vec::new();
         for set in &volume.map.sets {
             for member in &set.members {
@@ -167,7 +171,7 @@ impl Manager {
                     online: status.is_some_and(|status| status.online),
                     error: match status {
                         Some(status) => status.error.clone(),
-                        None => Some(absent.to_owned()),
+                        None => Some(absent(member.node)),
                     },
                     total_bytes: status.map_or(0, |status| status.total_bytes),
                     free_bytes: status.map_or(0, |status| status.free_bytes),
@@ -177,6 +181,6 @@ impl Manager {
             }
         }
         let healthy = volume.started && bricks.iter().all(|b| b.online && b.error.is_none() && b.damage.is_empty());
-        VolumeStatus { name: volume.map.name.clone(), started: volume.started, healthy, bricks }
+        Ok(VolumeStatus { name: volume.map.name.clone(), started: volume.started, healthy, bricks })
     }
 }

@@ -11,5 +11,5 @@ pub mod layer;
 pub mod rules;
 
 pub use brickfs_client::security::{
-    accept, allowance, authority, connect, files, identity, link, revocation, role, tls, token,
+    accept, allowance, authority, connect, files, identity, revocation, role, tls, token,
 };

@@ -29,6 +29,7 @@ struct Rule {
 const RULES: &[Rule] = &[
     Rule { path: "/brickfs.v1.Admin/Run", callers: &[Local, Admin] },
     Rule { path: "/brickfs.v1.Cluster/AskSet", callers: &[Peer] },
+    Rule { path: "/brickfs.v1.Cluster/Bricks", callers: &[Peer] },
     // A joining node has a token and no certificate; a node that cannot sign passes the call on.
     Rule { path: "/brickfs.v1.Cluster/Join", callers: &[Stranger, Peer] },
     Rule { path: "/brickfs.v1.Cluster/Look", callers: &[Peer] },

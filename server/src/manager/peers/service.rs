@@ -2,6 +2,8 @@
 //! identity counts, for its certificate.
 
 use crate::brick::host::Host;
+use crate::manager::Manager;
+use crate::manager::brick_orders::BrickOrder;
 use crate::manager::node::{COMMAND_TIMEOUT, Node, write_reply};
 use crate::manager::peers::{WIRE_MAX_BYTES, sets};
 use crate::manager::raft::RaftCall;
@@ -13,8 +15,9 @@ use brickfs_common::cluster::command::Command;
 use brickfs_proto::v1::cluster_server::{Cluster, ClusterServer};
 use brickfs_proto::v1::raft_request::Kind;
 use brickfs_proto::v1::{
-    AskSetReply, AskSetRequest, JoinReply, JoinRequest, LookReply, LookRequest, ProposeReply, ProposeRequest,
-    RaftReply, RaftRequest, RenewReply, RenewRequest, TakeAuthorityKeyReply, TakeAuthorityKeyRequest,
+    AskSetReply, AskSetRequest, BricksReply, BricksRequest, JoinReply, JoinRequest, LookReply, LookRequest,
+    ProposeReply, ProposeRequest, RaftReply, RaftRequest, RenewReply, RenewRequest, TakeAuthorityKeyReply,
+    TakeAuthorityKeyRequest,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,11 +27,12 @@ use tonic::{Request, Response, Status};
 pub struct ClusterService {
     node: Arc<Node>,
     host: Arc<Host>,
+    manager: Arc<Manager>,
 }
 
 /// The service, ready for a server.
-pub fn cluster_service(node: Arc<Node>, host: Arc<Host>) -> ClusterServer<ClusterService> {
-    let service = ClusterServer::new(ClusterService { node, host });
+pub fn cluster_service(node: Arc<Node>, host: Arc<Host>, manager: Arc<Manager>) -> ClusterServer<ClusterService> {
+    let service = ClusterServer::new(ClusterService { node, host, manager });
     service.max_decoding_message_size(WIRE_MAX_BYTES).max_encoding_message_size(WIRE_MAX_BYTES)
 }
 
@@ -42,6 +46,22 @@ impl ClusterService {
 impl Cluster for ClusterService {
     async fn ask_set(&self, request: Request<AskSetRequest>) -> Result<Response<AskSetReply>, Status> {
         sets::answer(&self.host, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn bricks(&self, request: Request<BricksRequest>) -> Result<Response<BricksReply>, Status> {
+        let order: BrickOrder = serde_json::from_slice(&request.get_ref().json)
+            .map_err(|error| Status::invalid_argument(format!("not an order: {error}")))?;
+        let (manager, what) = (self.manager.clone(), order.describe());
+        let result = tokio::task::spawn_blocking(move || manager.carry_out(order)).await;
+        let result = result.map_err(|_| Status::internal("the order failed inside brickd; see its log"))?;
+        if let Some(what) = what {
+            let result = result.as_ref().map_or_else(|error| format!("{error:#}"), |_| "ok".to_owned());
+            self.note(&request, what, result);
+        }
+        Ok(Response::new(match result {
+            Ok(json) => BricksReply { refusal: String::new(), json: json.into() },
+            Err(error) => BricksReply { refusal: format!("{error:#}"), ..BricksReply::default() },
+        }))
     }
 
     async fn join(&self, request: Request<JoinRequest>) -> Result<Response<JoinReply>, Status> {

@@ -17,6 +17,8 @@ use tonic::Status;
 
 /// Version of the form of questions and answers: they are postcard of the types themselves.
 const FORM_VERSION: u32 = 1;
+/// The other node cannot be asked now. No program gets to see this: the client sends what failed so again.
+const AWAY: Errno = Errno::EHOSTDOWN;
 /// How long a set may take to answer: it may wait for a transaction to end, or for its disk.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -28,14 +30,14 @@ impl Peers {
             // On the runtime of the connections: who asks may have none.
             let (asked, runtime) = (peers.clone(), peers.runtime.clone());
             let task = runtime.spawn(async move { asked.ask_set(node, volume, set, call).await });
-            Box::pin(async move { task.await.unwrap_or(Err(Errno::EIO)) })
+            Box::pin(async move { task.await.unwrap_or(Err(AWAY)) })
         })
     }
 
     async fn ask_set(&self, node: NodeId, volume: VolumeId, set: SetId, call: PeerCall) -> Result<PeerReply, Errno> {
         // One that is known to be away is not waited for.
         let reachable = self.is_reachable(node).then(|| self.client(node)).flatten();
-        let Some(mut client) = reachable else { return Err(Errno::EIO) };
+        let Some(mut client) = reachable else { return Err(AWAY) };
         let call = postcard::to_allocvec(&call).map_err(|_| Errno::EPROTO)?;
         let (version, volume) = (FORM_VERSION, Bytes::copy_from_slice(&volume.0));
         let request = AskSetRequest { version, volume, set: u32::from(set.0), call: call.into() };
@@ -43,9 +45,9 @@ impl Peers {
             Ok(Ok(reply)) => reply.into_inner().reply,
             Ok(Err(status)) => {
                 tracing::debug!(%node, %set, "a set of another node did not answer: {}", describe(&status));
-                return Err(Errno::EIO);
+                return Err(AWAY);
             }
-            Err(_) => return Err(Errno::EIO),
+            Err(_) => return Err(AWAY),
         };
         let reply: Result<PeerReply, i32> = postcard::from_bytes(&reply).map_err(|_| Errno::EPROTO)?;
         reply.map_err(Errno)
