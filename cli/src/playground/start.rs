@@ -132,10 +132,8 @@ fn build(dir: &Path, record: &mut Playground, options: &PlaygroundStart) -> anyh
     for (index, child) in &mut started {
         nodes::wait_until_ready(dir, *index, child)?;
     }
-    for index in 2..=options.nodes {
-        nodes::join(dir, &node_name(1), index)?;
-    }
     if options.nodes > 1 {
+        join_first(dir, options.nodes)?;
         nodes::wait_until_healthy(dir, &node_name(1))?;
     }
     volume::make(dir, options)?;
@@ -144,6 +142,18 @@ fn build(dir: &Path, record: &mut Playground, options: &PlaygroundStart) -> anyh
         volume::mount(dir, &record.volume, mount)?;
     }
     remember(dir)
+}
+
+/// All at once: each starts its services again, which takes a while.
+fn join_first(dir: &Path, nodes: u16) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let join = |index| scope.spawn(move || nodes::join(dir, &node_name(1), index));
+        let joins: Vec<_> = (2..=nodes).map(join).collect();
+        joins.into_iter().try_for_each(|join| match join.join() {
+            Ok(joined) => joined.map(drop),
+            Err(_) => bail!("joining a node panicked"),
+        })
+    })
 }
 
 fn report(global: &Global, dir: &Path, record: &Playground, options: &PlaygroundStart) -> anyhow::Result<()> {
