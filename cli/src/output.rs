@@ -12,9 +12,14 @@ pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
 
 /// Writes to standard output; a reader that went away (`| head`) is no error.
 pub fn write_out(text: &str) -> anyhow::Result<()> {
+    write_to_reader(text).map(drop)
+}
+
+/// The same, for what goes on until nobody reads it: whether somebody does.
+pub fn write_to_reader(text: &str) -> anyhow::Result<bool> {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => Ok(result?),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        result => Ok(result.map(|()| true)?),
     }
 }
 

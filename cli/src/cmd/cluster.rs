@@ -2,7 +2,7 @@
 
 use crate::admin::{call, unexpected};
 use crate::args::{ClusterCommand, Format, Global};
-use crate::output::{print_json, table, write_out};
+use crate::output::{print_json, table, write_out, write_to_reader};
 use crate::raft_table::{describe_changes, describe_raft};
 use crate::{Outcome, members, playground};
 use brickfs_common::cluster::admin::{AdminCall, AdminResult};
@@ -37,7 +37,7 @@ pub fn run(global: &Global, command: &ClusterCommand) -> anyhow::Result<Outcome>
     }
 }
 
-/// Prints whenever something has changed, until interrupted. With a playground each of its nodes is asked, so that
+/// Prints whenever something has changed, until interrupted or nobody reads it. With a playground each of its nodes is asked, so that
 /// one which dies does not end the watch.
 fn watch_raft(global: &Global) -> anyhow::Result<Outcome> {
     let mut last: Option<RaftReport> = None;
@@ -54,7 +54,9 @@ fn watch_raft(global: &Global) -> anyhow::Result<Outcome> {
         match answer {
             Ok(report) => {
                 if last.as_ref() != Some(&report) {
-                    print_change(global, last.as_ref(), &report)?;
+                    if !write_to_reader(&change_text(global, last.as_ref(), &report)?)? {
+                        return Ok(Outcome::Fine);
+                    }
                     last = Some(report);
                 }
                 is_silent = false;
@@ -71,12 +73,13 @@ fn watch_raft(global: &Global) -> anyhow::Result<Outcome> {
     }
 }
 
-fn print_change(global: &Global, last: Option<&RaftReport>, report: &RaftReport) -> anyhow::Result<()> {
-    if let (Some(last), Format::Text) = (last, global.output) {
-        let lines: Vec<String> = describe_changes(last, report).iter().map(|line| format!("{line}\n")).collect();
-        write_out(&format!("\n{}", lines.concat()))?;
+fn change_text(global: &Global, last: Option<&RaftReport>, report: &RaftReport) -> anyhow::Result<String> {
+    if global.output == Format::Json {
+        return Ok(format!("{}\n", serde_json::to_string_pretty(report)?));
     }
-    print_raft(global, report)
+    let Some(last) = last else { return Ok(describe_raft(report)) };
+    let lines: Vec<String> = describe_changes(last, report).iter().map(|line| format!("{line}\n")).collect();
+    Ok(format!("\n{}{}", lines.concat(), describe_raft(report)))
 }
 
 fn print_raft(global: &Global, report: &RaftReport) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use super::{cut, require_record};
 use crate::UsageError;
 use crate::args::NODES_MAX;
 use crate::cmd::peer;
+use crate::members::ask_status;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::admin::Joined;
 use std::fs;
@@ -14,10 +15,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::Child;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A token of the playground's own is used at once.
 const TOKEN_VALID: Duration = Duration::from_secs(300);
+/// How long the nodes may take to reach each other and to vote once they are members.
+const HEALTHY_TIMEOUT: Duration = Duration::from_secs(20);
+const HEALTHY_POLL: Duration = Duration::from_millis(50);
 
 /// Whether a port of this machine can be listened on.
 pub fn require_free_port(port: u16) -> anyhow::Result<()> {
@@ -59,6 +63,26 @@ pub fn join(dir: &Path, member: &str, index: u16) -> anyhow::Result<Joined> {
     let token = token.with_context(|| format!("{member} gives no token"))?;
     let joined = peer::join(&NodePaths::of(dir, &name).socket, None, token.token);
     joined.with_context(|| format!("{name} does not join"))
+}
+
+/// Waits until all reach each other, as a member sees it, and vote that should: members become voters one by one.
+pub fn wait_until_healthy(dir: &Path, member: &str) -> anyhow::Result<()> {
+    let socket = NodePaths::of(dir, member).socket;
+    let started = Instant::now();
+    loop {
+        let why = match ask_status(&socket) {
+            Ok(report) if report.healthy => return Ok(()),
+            Ok(report) => {
+                let reason = report.nodes.iter().flat_map(|node| &node.unreachable_from).next();
+                reason.map_or("not all of them vote that should".to_owned(), |reason| reason.reason.clone())
+            }
+            Err(error) => format!("{error:#}"),
+        };
+        if started.elapsed() > HEALTHY_TIMEOUT {
+            bail!("the nodes are members, but the cluster is not healthy after {} s: {why}", HEALTHY_TIMEOUT.as_secs());
+        }
+        std::thread::sleep(HEALTHY_POLL);
+    }
 }
 
 /// Starts a node that is not running.
@@ -153,7 +177,11 @@ pub fn join_new(dir: &Path, wanted: Option<u16>) -> anyhow::Result<Joined> {
     if fs::symlink_metadata(&paths.dir).is_ok() {
         bail!("{} is in the way: remove it", paths.dir.display());
     }
+    let was_healthy = ask_status(&NodePaths::of(dir, &member).socket).is_ok_and(|status| status.healthy);
     let joined = build_new(dir, &mut record, &member, index);
+    if joined.is_ok() && was_healthy {
+        wait_until_healthy(dir, &member)?;
+    }
     if joined.is_err() {
         // Out again, so that it can be tried again: what did not join is in nobody's way.
         let undone = remove_new(dir, &mut record, index);

@@ -2,24 +2,19 @@
 //! a step fails, what was made before it is taken down again.
 
 use super::record::{Playground, RECORD_VERSION, node_name, port_of};
-use super::{absolute, cut, mounts, nodes, process, record, remember, stop, volume};
+use super::{absolute, cut, mounts, nodes, process, remember, stop, volume};
 use crate::UsageError;
 use crate::args::{Format, Global, NODES_MAX, PlaygroundStart};
-use crate::members::ask_status;
 use crate::output::{print_json, write_out};
 use anyhow::{Context as _, bail};
 use brickfs_common::volume_spec::{VOLUME_BRICKS_MAX, is_volume_name};
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// Room for `/node-1/brickd.sock` within a Unix socket's 107 bytes.
 const DIR_MAX_BYTES: usize = 107 - "/node-1/brickd.sock".len();
 /// Port of node-1 where there are several.
 const DEFAULT_BASE_PORT: u16 = 10000;
-/// How long the nodes may take to reach each other and to vote once they are members.
-const HEALTHY_TIMEOUT: Duration = Duration::from_secs(20);
-const HEALTHY_POLL: Duration = Duration::from_millis(50);
 
 /// Starts a playground and says what was done.
 pub fn start(global: &Global, dir: &Path, options: &PlaygroundStart) -> anyhow::Result<()> {
@@ -137,11 +132,9 @@ fn build(dir: &Path, record: &mut Playground, options: &PlaygroundStart) -> anyh
     for (index, child) in &mut started {
         nodes::wait_until_ready(dir, *index, child)?;
     }
-    for index in 2..=options.nodes {
-        nodes::join(dir, &node_name(1), index)?;
-    }
     if options.nodes > 1 {
-        wait_until_healthy(dir)?;
+        join_first(dir, options.nodes)?;
+        nodes::wait_until_healthy(dir, &node_name(1))?;
     }
     volume::make(dir, options)?;
     if let Some(mount) = &record.mount {
@@ -151,25 +144,16 @@ fn build(dir: &Path, record: &mut Playground, options: &PlaygroundStart) -> anyh
     remember(dir)
 }
 
-/// Members become voters one by one.
-fn wait_until_healthy(dir: &Path) -> anyhow::Result<()> {
-    let socket = record::NodePaths::of(dir, &node_name(1)).socket;
-    let started = Instant::now();
-    loop {
-        let why = match ask_status(&socket) {
-            Ok(report) if report.healthy => return Ok(()),
-            Ok(report) => {
-                let reasons = report.nodes.iter().flat_map(|node| &node.unreachable_from);
-                let reason = reasons.map(|unreachable| unreachable.reason.clone()).next();
-                reason.unwrap_or_else(|| "not all of them vote that should".to_owned())
-            }
-            Err(error) => format!("{error:#}"),
-        };
-        if started.elapsed() > HEALTHY_TIMEOUT {
-            bail!("the nodes are members, but the cluster is not healthy after {} s: {why}", HEALTHY_TIMEOUT.as_secs());
-        }
-        std::thread::sleep(HEALTHY_POLL);
-    }
+/// All at once: each starts its services again, which takes a while.
+fn join_first(dir: &Path, nodes: u16) -> anyhow::Result<()> {
+    std::thread::scope(|scope| {
+        let join = |index| scope.spawn(move || nodes::join(dir, &node_name(1), index));
+        let joins: Vec<_> = (2..=nodes).map(join).collect();
+        joins.into_iter().try_for_each(|join| match join.join() {
+            Ok(joined) => joined.map(drop),
+            Err(_) => bail!("joining a node panicked"),
+        })
+    })
 }
 
 fn report(global: &Global, dir: &Path, record: &Playground, options: &PlaygroundStart) -> anyhow::Result<()> {

@@ -171,8 +171,8 @@ fn require_all_well(dir: &Path) -> anyhow::Result<()> {
     if record.nodes.len() < usize::from(NODES) {
         let have = record.nodes.len();
         bail!(
-            "the playground in {} has {have} of the {NODES} nodes that this needs: see 'brickctl playground join-node', or stop \
-               it and this starts its own",
+            "the playground in {} has {have} of the {NODES} nodes that this needs: see 'brickctl playground \
+             join-node', or stop it and this starts its own",
             dir.display()
         );
     }
