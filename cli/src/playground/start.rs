@@ -171,8 +171,8 @@ fn report(global: &Global, dir: &Path, record: &Playground, options: &Playground
         text.push_str(&format!("  {}: brickd, pid {}{port}\n", node.name, node.pid));
     }
     text.push_str(&format!("  volume '{volume}': {} bricks in {}\n", options.bricks, dir.join("bricks").display()));
-    if options.nodes > 1 && volume::nodes_with_bricks(options.nodes) == 1 {
-        text.push_str("  all bricks are on node-1: volumes over several nodes are not built yet\n");
+    if options.nodes > 1 {
+        text.push_str("  brick 1 is on node-1, brick 2 on node-2 and so on\n");
     }
     if let Some(mount) = &record.mount {
         text.push_str(&format!("  mounted on {}\n", mount.display()));

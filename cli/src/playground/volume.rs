@@ -8,20 +8,15 @@ use anyhow::bail;
 use brickfs_common::cluster::admin::{AdminCall, AdminResult};
 use std::path::Path;
 
-/// How many of the nodes have bricks: the first alone until volumes over nodes exist, then all.
-pub fn nodes_with_bricks(_nodes: u16) -> u16 {
-    1
-}
-
 /// The node of a brick; both are counted from 1.
-fn node_of_brick(brick: u16, nodes_with_bricks: u16) -> u16 {
-    (brick - 1) % nodes_with_bricks + 1
+fn node_of_brick(brick: u16, nodes: u16) -> u16 {
+    (brick - 1) % nodes + 1
 }
 
 /// Makes and starts the volume over fresh bricks.
 pub fn make(dir: &Path, options: &PlaygroundStart) -> anyhow::Result<()> {
     let socket = NodePaths::of(dir, &node_name(1)).socket;
-    let nodes = nodes_with_bricks(options.nodes);
+    let nodes = options.nodes;
     let brick = |i: u16| {
         let path = dir.join("bricks").join(format!("b{i}"));
         format!("{}:{}", node_name(node_of_brick(i, nodes)), path.display())
@@ -56,9 +51,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bricks_go_round_the_nodes_that_have_some() {
+    fn bricks_go_round_the_nodes() {
         let nodes = |count: u16| (1..=5).map(|brick| node_of_brick(brick, count)).collect::<Vec<_>>();
         assert_eq!(nodes(3), [1, 2, 3, 1, 2]);
-        assert_eq!(nodes(nodes_with_bricks(3)), [1, 1, 1, 1, 1]);
+        assert_eq!(nodes(1), [1, 1, 1, 1, 1]);
     }
 }

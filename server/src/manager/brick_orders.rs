@@ -199,28 +199,29 @@ impl Manager {
         }
         Ok((served, silent))
     }
+}
 
-    /// Ends creates whose records nobody has ended for a while, until it is dropped. At the start all records are such.
-    pub(super) async fn end_interrupted_creates(self: Arc<Self>) {
-        let mut old: BTreeSet<VolumeId> = self.pending().iter().map(|pending| pending.volume).collect();
-        loop {
-            for pending in self.pending().iter().filter(|pending| old.contains(&pending.volume)) {
-                if let Err(error) = end_create_in_doubt(&self.node, &self.records, pending).await {
-                    let error = format!("{error:#}");
-                    tracing::warn!(volume = %pending.volume, error, "an interrupted volume create cannot be ended yet");
-                }
+/// Ends creates whose records nobody has ended for a while, until it is dropped. At the start all records are such. Does
+/// not hold the manager, which holds the thread that this runs on.
+pub(super) async fn end_interrupted_creates(node: Arc<Node>, records: Records) {
+    let mut old: BTreeSet<VolumeId> = pending(&records).iter().map(|pending| pending.volume).collect();
+    loop {
+        for pending in pending(&records).iter().filter(|pending| old.contains(&pending.volume)) {
+            if let Err(error) = end_create_in_doubt(&node, &records, pending).await {
+                let error = format!("{error:#}");
+                tracing::warn!(volume = %pending.volume, error, "an interrupted volume create cannot be ended yet");
             }
-            old = self.pending().iter().map(|pending| pending.volume).collect();
-            sleep(RECORD_LOOK).await;
         }
+        old = pending(&records).iter().map(|pending| pending.volume).collect();
+        sleep(RECORD_LOOK).await;
     }
+}
 
-    fn pending(&self) -> Vec<PendingCreate> {
-        self.records.pending().unwrap_or_else(|error| {
-            tracing::error!("the records of creates cannot be read: {error:#}");
-            Vec::new()
-        })
-    }
+fn pending(records: &Records) -> Vec<PendingCreate> {
+    records.pending().unwrap_or_else(|error| {
+        tracing::error!("the records of creates cannot be read: {error:#}");
+        Vec::new()
+    })
 }
 
 /// Finds out what became of a create and ends it. Giving it up has the id of its command: whichever of the two is

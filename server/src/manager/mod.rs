@@ -74,9 +74,8 @@ impl Manager {
         }
         drop(thread.run(bricks.clone().follow_all(node.member.watch())));
         let creating = Mutex::new(());
-        let manager = Arc::new(Manager { node, bricks, records, thread, role, addresses, creating });
-        drop(manager.thread.run(manager.clone().end_interrupted_creates()));
-        manager
+        drop(thread.run(brick_orders::end_interrupted_creates(node.clone(), records.clone())));
+        Arc::new(Manager { node, bricks, records, thread, role, addresses, creating })
     }
 
     /// Closes the bricks of every started volume. They are served again at the next start.
