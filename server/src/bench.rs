@@ -53,6 +53,7 @@ impl Bricks {
         let opened = startup::open(&state_dir(dir), &settings)?;
         let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), opened.node.peers.ask_sets());
         let manager = Manager::start(&opened, host.clone(), NodeRole::Server, Vec::new());
+        manager.serve_bricks();
         let bricks = (1..=count).map(|number| format!("{NODE}:{}", dir.join(format!("b{number}")).display())).collect();
         let name = VOLUME.to_owned();
         let create = AdminCall::VolumeCreate { name: name.clone(), replica: 1, stripe: 1, force: true, bricks };

@@ -15,7 +15,8 @@ use std::time::Duration;
 const DEFAULT_STATE: &str = "/var/lib/brickfs";
 const DEFAULT_SOCKET: &str = "/run/brickfs/brickd.sock";
 const DEFAULT_CONFIG: &str = "/etc/brickfs/brickd.toml";
-const DEFAULT_LOG: &str = "info";
+/// openraft says again and again that a node is away, and so does this project once.
+const DEFAULT_LOG: &str = "info,openraft=off";
 /// What nice(2) knows.
 const NICE: std::ops::RangeInclusive<i32> = -20..=19;
 /// A second is what a test may want; more than the authority lasts, nobody gets.

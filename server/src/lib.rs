@@ -174,7 +174,6 @@ async fn listen_tcp(address: SocketAddr) -> anyhow::Result<TcpListener> {
 async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Arc<Host>) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listener = listen(&config.socket).await?;
     let activity = Arc::new(Activity::new());
     if config.poll {
         let activity = activity.clone();
@@ -190,10 +189,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
             .initial_connection_window_size(Some(CONNECTION_WINDOW_BYTES))
             .layer(RulesLayer::new(node.audit.clone()))
     };
-    let local = server()
-        .add_service(admin.clone())
-        .add_service(fops.clone())
-        .serve_with_incoming(UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new)));
+    let local = server().add_service(admin.clone()).add_service(fops.clone());
     let remote = match config.listen {
         None => None,
         Some(address) => {
@@ -205,15 +201,23 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
                 .http2_keepalive_timeout(Some(KEEP_ALIVE))
                 .add_service(admin)
                 .add_service(fops)
-                .add_service(cluster_service(node.clone(), host, manager));
+                .add_service(cluster_service(node.clone(), host, manager.clone()));
             Some(router.serve_with_incoming(incoming))
         }
     };
-    priority::serve_with(config.nice);
-    let listening = config.listen.map_or_else(|| "none".to_owned(), |address| address.to_string());
-    tracing::info!(socket = %config.socket.display(), listen = listening, state = %config.state.display(), "serving");
+    // Other nodes can ask already; programs of this machine once its bricks are served.
+    let local = async {
+        node.hear().await;
+        tokio::task::spawn_blocking(move || manager.serve_bricks()).await?;
+        let listener = listen(&config.socket).await?;
+        priority::serve_with(config.nice);
+        let listening = config.listen.map_or_else(|| "none".to_owned(), |address| address.to_string());
+        tracing::info!(socket = %config.socket.display(), listen = listening, state = %config.state.display(), "serving");
+        let sockets = UnixListenerStream::new(listener).map(|socket| socket.and_then(QuietSocket::new));
+        local.serve_with_incoming(sockets).await.context("the server ended")
+    };
     let result = tokio::select! {
-        ended = local => ended.context("the server ended").map(|()| End::Stopped),
+        ended = local => ended.map(|()| End::Stopped),
         ended = run_if_some(remote) => ended.context("the server for other nodes ended").map(|()| End::Stopped),
         _ = terminate.recv() => Ok(End::Stopped),
         _ = interrupt.recv() => Ok(End::Stopped),

@@ -16,7 +16,7 @@ pub struct ClusterReport {
     pub answered_by: String,
     /// Name of the node that leads; none while nobody does.
     pub leader: Option<String>,
-    /// Whether somebody leads, all nodes reach each other and all voters are voters.
+    /// Whether somebody leads, all nodes reach each other, Raft works on all that answer, and as many vote as should.
     pub healthy: bool,
     /// Its nodes by name.
     pub nodes: Vec<NodeReport>,

@@ -3,7 +3,7 @@
 //! does at most one step; what is to be done next follows from the state, from Raft's members and from who can be
 //! reached alone, so another leader goes on where this one ended.
 
-use crate::manager::node::Node;
+use crate::manager::node::{CommandError, Node};
 use crate::manager::peers::describe;
 use crate::manager::raft::{ChangeError, ProposeError, RaftStatus};
 use brickfs_common::cluster::state::ClusterState;
@@ -78,6 +78,14 @@ impl Node {
     pub async fn care(self: Arc<Self>) {
         loop {
             let status = self.member.status().await;
+            if let Some(fault) = &status.fault {
+                tracing::error!(fault, "the Raft member of this node has ended: it follows no command any more");
+                return;
+            }
+            if matches!(self.state(), Err(CommandError::Removed)) {
+                tracing::error!("this node was removed from its cluster: its Raft member ends");
+                return self.member.stop().await;
+            }
             let is_leading = status.leader == Some(self.id);
             let step = match self.state() {
                 Ok(state) if is_leading => plan_step(&state, &status, &self.reachable(&state), &self.peers.keyless()),

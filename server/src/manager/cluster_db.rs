@@ -10,8 +10,9 @@
 use anyhow::Context as _;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -47,6 +48,8 @@ impl ClusterDb {
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
         let config = config.segment_size(SEGMENT_BYTES);
         let db = open_when_free(&config).with_context(|| format!("cannot open the cluster store {shown}"))?;
+        // The process makes files with whatever modes it says; these are nobody else's affair.
+        fs::set_permissions(path, Permissions::from_mode(0o700)).with_context(|| format!("cannot close {shown}"))?;
         sync_new_files(path).with_context(|| format!("cannot sync the cluster store {shown}"))?;
         let file = File::open(path.join("db")).with_context(|| format!("cannot open the log file of {shown}"))?;
         let mut disk = Disk { db: db.clone(), file, value_dir: path.join("blobs"), synced: BTreeSet::new() };

@@ -106,6 +106,9 @@ impl Node {
     pub async fn join(&self, address: Option<&str>, text: &str, wish: Wish) -> anyhow::Result<Joined> {
         let token = Token::parse(text)?;
         if self.credentials.identity().authority().hash() == token.authority_hash {
+            if matches!(self.state(), Err(CommandError::Removed)) {
+                return Err(CommandError::Removed.into());
+            }
             return self.joined().await;
         }
         self.check_alone()?;

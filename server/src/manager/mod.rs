@@ -64,18 +64,22 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Serves the bricks of the volumes that are started, and lets them follow the state from then on. A brick that
-    /// does not open is reported and the others are served.
+    /// A manager whose bricks are not served yet: see `serve_bricks`.
     pub fn start(opened: &Opened, host: Arc<Host>, role: NodeRole, addresses: Vec<String>) -> Arc<Manager> {
         let (node, records, thread) = (opened.node.clone(), opened.records.clone(), opened.thread.clone());
         let bricks = Bricks::new(host);
-        if let Some(state) = node.member.state() {
-            bricks.follow(&state);
-        }
-        drop(thread.run(bricks.clone().follow_all(node.member.watch())));
         let creating = Mutex::new(());
         drop(thread.run(brick_orders::end_interrupted_creates(node.clone(), records.clone())));
         Arc::new(Manager { node, bricks, records, thread, role, addresses, creating })
+    }
+
+    /// Serves the bricks of the volumes that are started, and lets them follow the state from then on. A brick that
+    /// does not open is reported and the others are served. May wait for disks.
+    pub fn serve_bricks(&self) {
+        if let Some(state) = self.node.member.state() {
+            self.bricks.follow(&state);
+        }
+        drop(self.thread.run(self.bricks.clone().follow_all(self.node.member.watch())));
     }
 
     /// Closes the bricks of every started volume. They are served again at the next start.

@@ -39,6 +39,12 @@ pub enum CommandError {
     /// It may be done or not, now or later.
     #[error("whether the command was done is not known ({0}): look before you try again")]
     Unknown(String),
+    /// The node's Raft member has ended.
+    #[error("the Raft member of this node has ended ({0}): see the log, mend the cause and start brickd again")]
+    Ended(String),
+    /// This node was removed from its cluster.
+    #[error("this node was removed from its cluster: stop brickd, remove its state directory, start it and join again")]
+    Removed,
     /// This node has no state of its cluster yet.
     #[error("this node waits for its cluster: no other node has sent it the state yet; see 'brickctl cluster status'")]
     NoState,
@@ -113,7 +119,8 @@ impl Node {
 
     /// The applied state.
     pub fn state(&self) -> Result<Arc<ClusterState>, CommandError> {
-        self.member.state().ok_or(CommandError::NoState)
+        let state = self.member.state().ok_or(CommandError::NoState)?;
+        if state.nodes.contains_key(&self.id) { Ok(state) } else { Err(CommandError::Removed) }
     }
 
     /// This node's name.
@@ -194,6 +201,9 @@ impl Node {
                 break;
             }
             sleep(TRY_AGAIN).await;
+        }
+        if let Some(fault) = self.member.fault() {
+            return Err(CommandError::Ended(fault));
         }
         Err(doubt.map_or_else(|| self.no_leader(), CommandError::Unknown))
     }

@@ -77,13 +77,14 @@ fn compute_report(state: &ClusterState, own: NodeId, looks: &Looks) -> ClusterRe
         .collect();
     nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let is_seen = nodes.iter().all(|node| node.is_reachable && node.unreachable_from.is_empty());
+    let works = looks.values().all(|look| look.raft.role != Role::Stopped);
     let votes = voters.len() == count_voters(state.nodes.len());
     ClusterReport {
         cluster: state.cluster,
         version: state.cluster_version,
         answered_by: name_of(state, own),
         leader: leader.map(|leader| leader.name.clone()),
-        healthy: leader.is_some() && is_seen && votes,
+        healthy: leader.is_some() && is_seen && votes && works,
         nodes,
     }
 }

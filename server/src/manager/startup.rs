@@ -231,11 +231,7 @@ impl Opened {
             // A setting that cannot be is said at once, by a start that fails.
             return self.thread.block_on(tell).context("the manager thread ended")?;
         }
-        drop(self.thread.run(node.clone().keep_telling(settings.clone())));
-        let hear = async move { node.member.wait_leader(Instant::now() + HEAR_TIMEOUT).await };
-        if self.thread.block_on(hear).flatten().is_none() {
-            tracing::warn!("nothing was heard of the cluster: volumes start by its state of before");
-        }
+        drop(self.thread.run(node.keep_telling(settings.clone())));
         Ok(())
     }
 
@@ -253,6 +249,17 @@ impl Opened {
 }
 
 impl Node {
+    /// Waits until the cluster is heard of, for a while, where this node is not alone. Others have to reach it
+    /// meanwhile.
+    pub async fn hear(&self) {
+        if self.member.state().is_some_and(|state| state.nodes.len() == 1) {
+            return;
+        }
+        if self.member.wait_leader(Instant::now() + HEAR_TIMEOUT).await.is_none() {
+            tracing::warn!("nothing was heard of the cluster: volumes start by its state of before");
+        }
+    }
+
     /// Takes over what a state says of other nodes and of certificates.
     pub fn follow(&self, state: &ClusterState) {
         self.peers.follow(state);

@@ -171,6 +171,11 @@ impl RaftMember {
         self.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
+    /// Why this member has ended, if it has.
+    pub fn fault(&self) -> Option<String> {
+        self.raft.metrics().borrow().running_state.as_ref().err().map(ToString::to_string)
+    }
+
     /// Waits for a leader.
     pub async fn wait_leader(&self, deadline: Instant) -> Option<NodeId> {
         self.wait_for(deadline, |status| status.leader.is_some()).await?.leader
