@@ -118,6 +118,11 @@ impl Peers {
         lock(&self.keyless).clone()
     }
 
+    /// A node has been given the authority's key: until it is asked again, it counts as having it.
+    pub fn note_key(&self, node: NodeId) {
+        lock(&self.keyless).remove(&node);
+    }
+
     /// How this node sees the others.
     pub fn sights(&self) -> Vec<Sight> {
         lock(&self.reach).sights(Instant::now())
