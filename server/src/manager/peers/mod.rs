@@ -113,6 +113,11 @@ impl Peers {
         lock(&self.reach).is_reachable(node)
     }
 
+    /// Whether a node was asked and did not answer.
+    fn is_known_away(&self, node: NodeId) -> bool {
+        lock(&self.reach).is_known_away(node)
+    }
+
     /// The nodes that said last that they do not have the authority's key.
     pub fn keyless(&self) -> BTreeSet<NodeId> {
         lock(&self.keyless).clone()
