@@ -232,6 +232,10 @@ impl Opened {
             return self.thread.block_on(tell).context("the manager thread ended")?;
         }
         drop(self.thread.run(node.clone().keep_telling(settings.clone())));
+        if node.member.state().is_none() {
+            // It has just joined: it has no volumes, and nobody reaches it before it listens.
+            return Ok(());
+        }
         let hear = async move { node.member.wait_leader(Instant::now() + HEAR_TIMEOUT).await };
         if self.thread.block_on(hear).flatten().is_none() {
             tracing::warn!("nothing was heard of the cluster: volumes start by its state of before");
