@@ -2,11 +2,13 @@
 //! tree or a brick must look like afterwards. Every test is a [`case::case`]: it says what it needs, works in
 //! directories of its own, and leaves no mount, process or loop device behind, also when it fails.
 
+pub mod admin;
 pub mod at;
 pub mod bricks;
 pub mod case;
 pub mod close;
 pub mod cluster;
+pub mod command_stream;
 pub mod crowd;
 pub mod data;
 pub mod eventually;
@@ -22,6 +24,8 @@ pub mod memory;
 pub mod mixed;
 pub mod mount;
 pub mod needs;
+pub mod net;
+pub mod nodes;
 pub mod postgres;
 pub mod process;
 pub mod run;

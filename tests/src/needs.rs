@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Something that a test needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +17,8 @@ pub enum Need {
     Program(&'static str),
     /// PostgreSQL's server.
     Postgres,
+    /// Network namespaces, and being allowed to make them.
+    NetNamespaces,
 }
 
 /// What a test with a cluster and a mount needs.
@@ -31,6 +34,10 @@ pub const LOOP_MOUNT: &[Need] = &[
     Need::Program("losetup"),
 ];
 
+/// What a test with nodes that are cut off from each other needs.
+pub const CUTS: &[Need] =
+    &[Need::Root, Need::NetNamespaces, Need::Program("ip"), Need::Program("nft"), Need::Program("nsenter")];
+
 impl Need {
     /// Why this machine lacks it; `None` if it has it.
     pub fn what_lacks(&self) -> Option<String> {
@@ -41,6 +48,10 @@ impl Need {
                 (!Path::new("/dev/loop-control").exists()).then(|| "there is no /dev/loop-control".to_owned())
             }
             Need::Postgres => (!crate::postgres::is_here()).then(|| "PostgreSQL is not installed".to_owned()),
+            Need::NetNamespaces => {
+                let made = Command::new("unshare").args(["--net", "true"]).stderr(Stdio::null()).status();
+                (!made.is_ok_and(|status| status.success())).then(|| "it may not make network namespaces".to_owned())
+            }
             Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
         }
     }

@@ -135,7 +135,10 @@ impl Node {
         let given =
             timeout(STEP_TIMEOUT, client.take_authority_key(TakeAuthorityKeyRequest { certificate, key })).await;
         match given {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                self.peers.note_key(node);
+                Ok(())
+            }
             Ok(Err(status)) => Err(describe(&status)),
             Err(_) => Err(ProposeError::Deadline.to_string()),
         }

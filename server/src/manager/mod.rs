@@ -45,6 +45,7 @@ use bricks::Bricks;
 use node::{CommandError, Node, now_ms};
 use records::Records;
 use startup::Opened;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The identity that a client gives a change, so that a retried one runs once.
@@ -118,7 +119,15 @@ impl Manager {
             AdminCall::VolumeReset { name, key } => Command::ResetOption { name, key },
             AdminCall::PeerRemove { node } => {
                 // A repetition finds no such node any more; its id says that it was done.
-                let found = self.state()?.node_by_name(&node).unwrap_or_default();
+                let state = self.state()?;
+                let found = state.node_by_name(&node).unwrap_or_default();
+                if state.nodes.len() > 1 && self.node.member.voters() == BTreeSet::from([found]) {
+                    // Once it is removed nobody listens to it any more, and nobody but it could give the vote away.
+                    bail!(
+                        "'{node}' is the only voter, and the cluster ends with it: let a third node join first, at \
+                         least a witness, so that others vote as well"
+                    );
+                }
                 let known = found != NodeId::default();
                 let removed = if known { found } else { node.parse().unwrap_or_default() };
                 Command::RemoveNode { node: removed, now_ms: now_ms() }

@@ -112,9 +112,19 @@ impl Peers {
         lock(&self.reach).is_reachable(node)
     }
 
+    /// Whether a node was asked and did not answer.
+    fn is_known_away(&self, node: NodeId) -> bool {
+        lock(&self.reach).is_known_away(node)
+    }
+
     /// The nodes that said last that they do not have the authority's key.
     pub fn keyless(&self) -> BTreeSet<NodeId> {
         lock(&self.keyless).clone()
+    }
+
+    /// A node has been given the authority's key: until it is asked again, it counts as having it.
+    pub fn note_key(&self, node: NodeId) {
+        lock(&self.keyless).remove(&node);
     }
 
     /// How this node sees the others.

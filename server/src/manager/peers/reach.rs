@@ -52,6 +52,11 @@ impl Reach {
         self.nodes.get(&node).is_some_and(|seen| seen.fault.is_none())
     }
 
+    /// Whether a node was asked and did not answer. One that nobody asked yet is neither here nor there.
+    pub fn is_known_away(&self, node: NodeId) -> bool {
+        self.nodes.get(&node).is_some_and(|seen| seen.fault.is_some())
+    }
+
     /// All that is known.
     pub fn sights(&self, now: Instant) -> Vec<Sight> {
         let sight = |(node, seen): (&NodeId, &Seen)| Sight {
@@ -81,6 +86,8 @@ mod tests {
         reach.note_answer(a, start);
         assert!(reach.note_fault(b, "refused".to_owned()));
         assert!(reach.is_reachable(a) && !reach.is_reachable(b));
+        let strangers = NodeId([3; 16]);
+        assert!(reach.is_known_away(b) && !reach.is_known_away(a) && !reach.is_known_away(strangers));
         assert!(reach.note_fault(a, "silent".to_owned()), "it was reachable until now");
         assert!(!reach.note_fault(a, "refused".to_owned()));
         let sights = reach.sights(at(1500));

@@ -42,10 +42,11 @@ impl Peers {
         }
     }
 
-    /// Asks all others at once; those that do not answer are missing.
+    /// Asks all others at once; those that do not answer are missing. One that did not answer last is not waited for:
+    /// the watch goes on asking it, and who wants to know how things are gets to know it at once.
     pub async fn look_at_all(self: &Arc<Self>) -> BTreeMap<NodeId, Look> {
         let mut asked = JoinSet::new();
-        for node in self.others() {
+        for node in self.others().into_iter().filter(|node| !self.is_known_away(*node)) {
             let peers = self.clone();
             asked.spawn(async move { peers.look(node).await });
         }
