@@ -19,6 +19,7 @@ mod care;
 mod certificates;
 mod cluster_db;
 mod create;
+mod figures;
 mod follow;
 mod join;
 pub mod node;
