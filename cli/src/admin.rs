@@ -19,7 +19,7 @@ const RETRY_FOR: Duration = Duration::from_secs(10);
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 const REPLY_MAX_BYTES: usize = 16 << 20;
 
-/// How long a node that joins may be silent: it starts its services again as a member.
+/// How long a node that joins or restores may be silent: it starts its services again as a member.
 const JOIN_RETRY_FOR: Duration = Duration::from_secs(30);
 
 /// Sends a call and waits for its answer.
@@ -62,7 +62,7 @@ async fn send(socket: &Path, call: &AdminCall) -> anyhow::Result<AdminResult> {
                 match client.run(request.clone()).await {
                     Ok(reply) => match read_reply(reply.into_inner())? {
                         result if is_finished(&result) => return Ok(result),
-                        _ => anyhow::anyhow!("the node has joined, and does not answer as a member yet"),
+                        _ => anyhow::anyhow!("the node starts anew, and does not answer as a member yet"),
                     },
                     Err(status) if is_lost(call, status.code()) => {
                         anyhow::anyhow!("the connection to brickd was lost: {}", status.message())
@@ -80,20 +80,29 @@ async fn send(socket: &Path, call: &AdminCall) -> anyhow::Result<AdminResult> {
     }
 }
 
-/// Whether a failed call says that its reply was lost. `brickd` answers with a refusal, not with such a code. A join
-/// that succeeded ends its own connection, at any stage of the reply: sent again, it is told that it is a member.
+/// Whether a failed call says that its reply was lost. `brickd` answers with a refusal, not with such a code. A join or
+/// a restore that succeeded ends its own connection, at any stage of the reply: sent again, it is told that it is done.
 fn is_lost(call: &AdminCall, code: Code) -> bool {
-    let is_join = matches!(call, AdminCall::PeerJoin { .. });
-    matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled) || is_join && code == Code::Internal
+    let is_lost = matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled);
+    is_lost || starts_anew(call) && code == Code::Internal
 }
 
-/// A node that has just joined starts its services again, and knows of no node until then.
+/// A node that has just joined or restored starts its services again, and does not know its cluster until then.
 fn is_finished(result: &AdminResult) -> bool {
-    !matches!(result, AdminResult::Joined(joined) if joined.nodes.is_empty())
+    match result {
+        AdminResult::Joined(joined) => !joined.nodes.is_empty(),
+        AdminResult::Restored(restored) => restored.is_done,
+        _ => true,
+    }
 }
 
 fn retry_for(call: &AdminCall) -> Duration {
-    if matches!(call, AdminCall::PeerJoin { .. }) { JOIN_RETRY_FOR } else { RETRY_FOR }
+    if starts_anew(call) { JOIN_RETRY_FOR } else { RETRY_FOR }
+}
+
+/// Whether the node starts its services again when the call has succeeded.
+fn starts_anew(call: &AdminCall) -> bool {
+    matches!(call, AdminCall::PeerJoin { .. } | AdminCall::ClusterRestore { .. })
 }
 
 fn request_of(call: &AdminCall, command_id: Vec<u8>) -> anyhow::Result<AdminRequest> {

@@ -2,6 +2,7 @@
 //! anything starts.
 
 use crate::manager::{CERTIFICATE_LIFE_S, DEFAULT_PORT};
+use crate::metrics::parse_setting;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::address::parse_address;
 use brickfs_common::cluster::state::{ADDRESSES_MAX, NodeRole};
@@ -62,8 +63,12 @@ struct Args {
     /// How many seconds the certificates last that this node signs [default: 7776000, which is 90 days]
     #[arg(long, value_name = "SECONDS")]
     certificate_life_s: Option<u64>,
+    /// Where programs read metrics, GET /metrics: ADDRESS:PORT, or none. On an address of this machine alone, such as
+    /// 127.0.0.1, in plain HTTP; elsewhere over TLS with a certificate of the cluster [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT|none")]
+    metrics: Option<String>,
     /// Settings file with the keys state, socket, node_name, log, poll, nice, listen, advertise, connect_from, witness,
-    /// certificate_life_s [default: /etc/brickfs/brickd.toml if it exists]
+    /// certificate_life_s, metrics [default: /etc/brickfs/brickd.toml if it exists]
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// What to log: error, warn, info, debug, trace, or a filter such as brickd=debug [default: info]
@@ -87,6 +92,7 @@ struct File {
     #[serde(default)]
     witness: bool,
     certificate_life_s: Option<u64>,
+    metrics: Option<String>,
 }
 
 /// The settings in force.
@@ -114,6 +120,8 @@ pub struct Config {
     pub role: NodeRole,
     /// How long the certificates last that this node signs.
     pub certificate_life: Duration,
+    /// Where metrics are read.
+    pub metrics: Option<SocketAddr>,
 }
 
 impl Config {
@@ -145,6 +153,7 @@ fn merge(args: Args, file: File) -> anyhow::Result<Config> {
         connect_from: args.connect_from.or(file.connect_from),
         role: if args.witness || file.witness { NodeRole::Witness } else { NodeRole::Server },
         certificate_life: Duration::from_secs(life_s),
+        metrics: parse_setting(args.metrics.or(file.metrics).as_deref())?,
         state: args.state.or(file.state).unwrap_or_else(|| DEFAULT_STATE.into()),
         socket: args.socket.or(file.socket).unwrap_or_else(|| DEFAULT_SOCKET.into()),
         node_name: args.node_name.or(file.node_name),
@@ -245,6 +254,7 @@ mod tests {
         assert!(with(Args { advertise: vec!["x".into()], ..Args::default() }).is_err());
         let none = Args { listen: Some("none".into()), advertise: vec!["h:1".into()], ..Args::default() };
         assert!(with(none).is_err(), "nobody could connect");
+        assert!(with(Args { metrics: Some("localhost:9".into()), ..Args::default() }).is_err());
         assert!(with(Args { certificate_life_s: Some(1), ..Args::default() }).is_err());
     }
 

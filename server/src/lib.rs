@@ -6,6 +6,7 @@ pub mod bench;
 mod brick;
 mod config;
 mod manager;
+mod metrics;
 mod priority;
 mod security;
 
@@ -180,6 +181,7 @@ async fn serve(config: &Config, opened: &Opened, manager: Arc<Manager>, host: Ar
         tokio::spawn(async move { polling::poll(&activity).await });
     }
     let node = opened.node.clone();
+    metrics::start(config.metrics, &manager).await?;
     let admin = manager::service::admin_service(manager.clone(), node.audit.clone());
     let fops = brick::session::fops_service(host.clone(), activity.clone());
     let server = || {

@@ -155,6 +155,28 @@ pub enum ClusterCommand {
         #[arg(long)]
         watch: bool,
     },
+    /// Write the configuration of the cluster to a file: nodes, volumes, options, clients; not what volumes hold
+    Backup {
+        /// The file
+        file: PathBuf,
+        /// File with the passphrase that encrypts the authority's key; without one the key is not in the backup
+        #[arg(long, value_name = "F")]
+        passphrase_file: Option<PathBuf>,
+    },
+    /// Begin the cluster anew on this node, which is alone, from a backup: for when too many nodes are lost
+    Restore {
+        /// The file
+        file: PathBuf,
+        /// File with the passphrase of the authority's key
+        #[arg(long, value_name = "F")]
+        passphrase_file: Option<PathBuf>,
+        /// Whose place this node takes [default: the only one, or the one with this node's name]
+        #[arg(long = "as", value_name = "NODE")]
+        as_node: Option<String>,
+        /// Make a new authority although the backup has one: clients need new bundles
+        #[arg(long, conflicts_with = "passphrase_file")]
+        new_authority: bool,
+    },
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use crate::admin::{call, unexpected};
 use crate::args::{ClusterCommand, Format, Global};
+use crate::cmd::backup::{Order, backup, restore};
 use crate::output::{print_json, table, write_out, write_to_reader};
 use crate::raft_table::{describe_changes, describe_raft};
 use crate::{Outcome, members, playground};
@@ -34,6 +35,11 @@ pub fn run(global: &Global, command: &ClusterCommand) -> anyhow::Result<Outcome>
             }
         }
         ClusterCommand::Raft { watch: true } => watch_raft(global),
+        ClusterCommand::Backup { file, passphrase_file } => backup(global, file, passphrase_file.as_deref()),
+        ClusterCommand::Restore { file, passphrase_file, as_node, new_authority } => {
+            let (passphrase_file, as_node) = (passphrase_file.as_deref(), as_node.as_deref());
+            restore(global, &Order { file, passphrase_file, as_node, new_authority: *new_authority })
+        }
     }
 }
 

@@ -118,7 +118,8 @@ impl Authority {
         Ok(authority)
     }
 
-    pub(super) fn make(cluster: ClusterId, now: SystemTime) -> anyhow::Result<Authority> {
+    /// Makes the authority of a cluster, in memory alone.
+    pub fn make(cluster: ClusterId, now: SystemTime) -> anyhow::Result<Authority> {
         let key = Zeroizing::new(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?);
         let cluster_text = cluster.to_string();
         let mut params = certificate_params([&cluster_text, UNIT, &cluster_text], Serial::random());

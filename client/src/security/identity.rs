@@ -172,6 +172,18 @@ impl Identity {
         load().map(Some).with_context(|| format!("the file {}", path.display()))
     }
 
+    /// Removes what is in the state directory, on a node that becomes another one.
+    pub fn remove(state: &Path) -> anyhow::Result<()> {
+        let dir = state.join(TLS_DIR);
+        if dir.exists() { files::remove(&dir.join(FILE)) } else { Ok(()) }
+    }
+
+    /// Whose a certificate (PEM) says that it is. Nothing is verified.
+    pub fn holder_in(certificate: &str) -> anyhow::Result<Holder> {
+        let [der] = pem::decode(certificate, [pem::CERTIFICATE])?;
+        Ok(PeerIdentity::of_certificate(&der)?.holder())
+    }
+
     /// What the certificate says of us.
     pub fn who(&self) -> &PeerIdentity {
         &self.who

@@ -52,6 +52,9 @@ impl Places {
             Whose::Client(id) => (taken.clients.get(&id).copied().unwrap_or(0), limits.of_client_max, "of this client"),
             Whose::Other => (taken.count, limits.connections_max, "in all"),
         };
+        if count_max == 0 && matches!(whose, Whose::Stranger) {
+            return Err("it has shown no certificate of the cluster".to_owned());
+        }
         if count >= count_max {
             return Err(format!("there are {count_max} connections {what} already"));
         }
@@ -122,6 +125,8 @@ mod tests {
         assert_eq!(kept.len(), 6);
         assert_eq!(refused(&peer), "there are 6 connections in all already");
         assert_eq!(refused(&other), "there are 6 connections in all already");
+        let without = Places::new(Limits { strangers_max: 0, ..limits });
+        assert_eq!(without.take(&stranger).err().unwrap(), "it has shown no certificate of the cluster");
         kept.clear();
         let taken = places.taken();
         assert_eq!((taken.count, taken.strangers_count, taken.clients.len()), (0, 0, 0));

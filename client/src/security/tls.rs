@@ -96,11 +96,16 @@ pub struct ServerTls {
 impl ServerTls {
     /// Those of a node.
     pub fn new(credentials: &Arc<Credentials>) -> Result<ServerTls, Error> {
+        ServerTls::of_protocol(credentials, PROTOCOL)
+    }
+
+    /// Those of a listener for something else than gRPC.
+    pub fn of_protocol(credentials: &Arc<Credentials>, protocol: &[u8]) -> Result<ServerTls, Error> {
         let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
             .with_protocol_versions(&[&version::TLS13])?
             .with_client_cert_verifier(Arc::new(OfClients(credentials.clone())))
             .with_cert_resolver(credentials.clone());
-        config.alpn_protocols = vec![PROTOCOL.to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
@@ -125,6 +130,13 @@ impl ClientTls {
             .with_custom_certificate_verifier(Arc::new(verifier))
             .with_client_cert_resolver(credentials.clone());
         Ok(ClientTls { config: finish(config), credentials: Some(credentials.clone()) })
+    }
+
+    /// The same for another protocol than gRPC.
+    pub fn of_protocol(self, protocol: &[u8]) -> ClientTls {
+        let mut config = (*self.config).clone();
+        config.alpn_protocols = vec![protocol.to_vec()];
+        ClientTls { config: Arc::new(config), ..self }
     }
 
     /// Of a node that has a token and no certificate yet: `authority_hash` is the one in the token.

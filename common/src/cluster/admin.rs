@@ -1,5 +1,6 @@
 //! What `brickctl` asks of `brickd` and what it gets: the JSON inside the unary admin call.
 
+use crate::cluster::backup::{BackupText, Passphrase, Restored};
 use crate::cluster::report::{ClusterReport, RaftReport};
 use crate::cluster::state::{NodeRole, VolumeState};
 use crate::ids::{BrickId, ClusterId, NodeId, SetId, VolumeId};
@@ -69,6 +70,17 @@ pub enum AdminCall {
     PeerRemove {
         node: String,
     },
+    /// The text of a backup; with a passphrase the authority's key is in it.
+    ClusterBackup {
+        passphrase: Option<Passphrase>,
+    },
+    /// The node that is asked, alone until now, begins a cluster anew with the state of a backup.
+    ClusterRestore {
+        text: String,
+        passphrase: Option<Passphrase>,
+        as_node: Option<String>,
+        new_authority: bool,
+    },
 }
 
 impl AdminCall {
@@ -80,7 +92,9 @@ impl AdminCall {
             AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} | AdminCall::PeerList {} => false,
             // Neither has to run once: an unused token ends by itself, and a node that has joined says so.
             AdminCall::PeerToken { .. } | AdminCall::PeerJoin { .. } => false,
-            AdminCall::PeerRemove { .. } => true,
+            AdminCall::ClusterBackup { .. } => false,
+            // Its id tells a repetition from a restore on a node that has volumes.
+            AdminCall::PeerRemove { .. } | AdminCall::ClusterRestore { .. } => true,
             AdminCall::VolumeCreate { .. } | AdminCall::VolumeStart { .. } | AdminCall::VolumeStop { .. } => true,
             AdminCall::VolumeDelete { .. } | AdminCall::VolumeSet { .. } | AdminCall::VolumeReset { .. } => true,
         }
@@ -113,6 +127,10 @@ pub enum AdminResult {
     Joined(Joined),
     /// To `PeerList`.
     Peers(Vec<PeerInfo>),
+    /// To `ClusterBackup`.
+    Backup(BackupText),
+    /// To `ClusterRestore`.
+    Restored(Restored),
 }
 
 /// A join token.

@@ -2,9 +2,11 @@
 
 pub mod address;
 pub mod admin;
+pub mod backup;
 pub mod command;
 pub mod map;
 pub mod report;
+pub mod restore;
 pub mod state;
 pub mod stored;
 pub mod token;

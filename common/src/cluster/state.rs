@@ -149,6 +149,17 @@ impl ClusterState {
         self.nodes.iter().find(|(_, node)| node.name == name).map(|(id, _)| *id)
     }
 
+    /// Under which id a node of this name joins: its own, or that of the member that waits under the name, or that it
+    /// got by this token already.
+    pub fn id_to_join(&self, own: NodeId, name: &str, token: &TokenHash) -> NodeId {
+        let used_by = self.tokens.get(token).and_then(|token| token.used_by);
+        let named = self.nodes.iter().find(|(_, node)| node.name == name);
+        match named {
+            Some((id, node)) if node.waits_to_join() || used_by == Some(*id) => *id,
+            _ => own,
+        }
+    }
+
     /// The volume of this id.
     pub fn volume_by_id(&self, id: VolumeId) -> Option<&VolumeState> {
         self.volumes.values().find(|volume| volume.map.id == id).map(Arc::as_ref)
@@ -177,6 +188,11 @@ impl ClusterState {
 }
 
 impl NodeState {
+    /// Whether a restore has left it without a certificate: it is a member once it has joined again.
+    pub fn waits_to_join(&self) -> bool {
+        self.certificates.is_empty()
+    }
+
     /// The node that a cluster begins with, or the only one of a cluster that could have no other.
     pub fn first(name: &str, addresses: Vec<String>) -> NodeState {
         NodeState {

@@ -172,6 +172,12 @@ impl Host {
         map.sets.iter().zip(&state.sets).filter_map(report).collect()
     }
 
+    /// How many clients have a session with a served volume.
+    pub fn clients_count(&self, id: VolumeId) -> usize {
+        let volume = lock(&self.volumes).get(&id).map(|served| served.volume.clone());
+        volume.map_or(0, |volume| volume.lock().clients.sessions_count())
+    }
+
     fn find_volume(&self, hello: &Hello) -> Result<(Arc<Volume<PosixStore>>, watch::Receiver<bool>), String> {
         let volumes = lock(&self.volumes);
         let mut named = volumes.values().filter(|served| {

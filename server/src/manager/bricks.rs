@@ -81,6 +81,11 @@ impl Bricks {
         }
     }
 
+    /// How many clients this node serves a volume to.
+    pub fn clients_count(&self, volume: VolumeId) -> usize {
+        self.host.clients_count(volume)
+    }
+
     /// The bricks of a volume that this node serves.
     pub fn status(&self, volume: VolumeId) -> Vec<BrickStatus> {
         self.host.volume_status(volume)

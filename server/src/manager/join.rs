@@ -8,7 +8,7 @@ use crate::manager::peers::{WIRE_MAX_BYTES, describe};
 use crate::security::authority::AuthorityCertificate;
 use crate::security::connect::connect_to_any;
 use crate::security::identity::{Identity, NewKey};
-use crate::security::role::{Holder, Role};
+use crate::security::role::Role;
 use crate::security::tls::ClientTls;
 use crate::security::token::{Secret, Token};
 use anyhow::{Context as _, bail};
@@ -69,6 +69,7 @@ impl Node {
         let node = NodeId::from_slice(&request.node).context("the node has no id")?;
         let secret = Secret::from_slice(&request.secret).context("the token has no secret")?;
         let Some(authority) = self.authority() else { return self.pass_join_on(request).await };
+        let node = self.state()?.id_to_join(node, &request.name, &TokenHash(secret.hash()));
         let planned = self.plan_certificate(node);
         // Signed before it is written down: a request that cannot be signed changes nothing. Nobody gets to see the
         // certificate before its number is in the state.
@@ -138,7 +139,11 @@ impl Node {
         if authority.hash() != token.authority_hash {
             bail!("the node that was asked has another authority than the token's: nothing was changed");
         }
-        let holder = Holder { role: Role::Peer, id: self.id };
+        // Its own id, or that of the node whose place it takes in a restored cluster.
+        let holder = Identity::holder_in(&reply.certificate)?;
+        if holder.role != Role::Peer {
+            bail!("the cluster has given a certificate of the role {}: nothing was changed", holder.role);
+        }
         // From here on the next start finishes what a crash cuts short.
         Identity::install(&self.state_dir, &key, &reply.certificate, &authority, holder, SystemTime::now())?;
         tracing::info!(cluster = %authority.cluster(), "joined a cluster, starting anew as its member");
@@ -171,7 +176,8 @@ impl Node {
         reply.map(tonic::Response::into_inner).map_err(|status| anyhow::anyhow!("{shown}: {}", describe(&status)))
     }
 
-    fn check_alone(&self) -> anyhow::Result<()> {
+    /// Refuses on a node that would lose something.
+    pub(super) fn check_alone(&self) -> anyhow::Result<()> {
         let state = self.state()?;
         if state.nodes.len() > 1 {
             bail!("this node is a member of a cluster of {} nodes: remove it there first", state.nodes.len());

@@ -11,6 +11,7 @@
 //! What waits for a disk or for other nodes runs on the manager thread; the calls of `brickctl` on threads of the
 //! blocking pool.
 
+mod backup;
 mod brick_orders;
 mod brick_path;
 mod bricks;
@@ -18,6 +19,7 @@ mod care;
 mod certificates;
 mod cluster_db;
 mod create;
+mod figures;
 mod follow;
 mod join;
 pub mod node;
@@ -26,6 +28,7 @@ pub mod peers;
 mod raft;
 mod records;
 mod reports;
+mod restore;
 pub mod service;
 pub mod startup;
 
@@ -105,6 +108,7 @@ impl Manager {
                 let order = create::Order { name, replica: *replica, stripe: *stripe, force: *force, bricks };
                 self.create(&id, &order)?;
             }
+            AdminCall::ClusterRestore { .. } => return self.restore(id, &call),
             _ => self.command(id, self.command_of(&call)?)?,
         }
         self.answer(call, caller)
@@ -139,6 +143,8 @@ impl Manager {
             }
             AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} => bail!("not a change"),
             AdminCall::PeerToken { .. } | AdminCall::PeerJoin { .. } => bail!("not a change"),
+            AdminCall::ClusterBackup { .. } => bail!("not a change"),
+            AdminCall::ClusterRestore { .. } => bail!("a restore is no command"),
         })
     }
 
@@ -206,7 +212,8 @@ impl Manager {
             }
             AdminCall::VolumeStop { .. } | AdminCall::VolumeDelete { .. } => AdminResult::Done {},
             AdminCall::VolumeSet { .. } | AdminCall::VolumeReset { .. } => AdminResult::Done {},
-            AdminCall::PeerRemove { .. } => AdminResult::Done {},
+            AdminCall::PeerRemove { .. } | AdminCall::ClusterRestore { .. } => AdminResult::Done {},
+            AdminCall::ClusterBackup { passphrase } => AdminResult::Backup(self.backup(passphrase.as_ref())?),
             AdminCall::ClusterStatus {} => {
                 AdminResult::Cluster(self.block_on(async move { node.cluster_report().await })??)
             }

@@ -2,7 +2,8 @@
 //! creates under way that have touched its disks.
 //!
 //! Tree `node`: `id` and `cluster` (16 bytes each), `founding` (there while the first state of an own cluster is not
-//! known to be in Raft), `pending/<volume id>` (JSON of a `PendingCreate`).
+//! known to be in Raft), `restored` (id of the command that restored a backup here, 16 bytes), `pending/<volume id>`
+//! (JSON of a `PendingCreate`).
 
 use crate::manager::CommandId;
 use crate::manager::cluster_db::ClusterDb;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 const ID: &str = "id";
 const CLUSTER: &str = "cluster";
 const FOUNDING: &str = "founding";
+const RESTORED: &str = "restored";
 
 /// A create under way: what to put away if it does not end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +82,18 @@ impl Records {
         }
         self.tree.apply_batch(batch)?;
         self.sync()
+    }
+
+    /// Remembers the command that restored a backup here.
+    pub fn set_restored(&self, id: CommandId) -> anyhow::Result<()> {
+        self.tree.insert(RESTORED, &id)?;
+        self.sync()
+    }
+
+    /// The last command that restored a backup here.
+    pub fn restored(&self) -> anyhow::Result<Option<CommandId>> {
+        let id = self.tree.get(RESTORED)?;
+        Ok(id.and_then(|id| CommandId::try_from(id.as_ref()).ok()))
     }
 
     /// Remembers a create that is about to touch its bricks.

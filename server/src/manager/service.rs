@@ -11,8 +11,8 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
-/// Largest admin request: 64 bricks with the longest paths fit.
-const REQUEST_MAX_BYTES: usize = 256 << 10;
+/// Largest admin request: a backup of 4,096 volumes fits. Only who may administrate gets to send one.
+const REQUEST_MAX_BYTES: usize = 16 << 20;
 /// Calls at once; each has a thread while it waits. More of them wait for their turn.
 const CALLS_MAX: usize = 32;
 
@@ -67,6 +67,11 @@ fn describe(call: &AdminCall) -> Option<String> {
             format!("peer join {}", address.as_deref().unwrap_or("by the token's addresses"))
         }
         AdminCall::PeerRemove { node } => format!("peer remove {node}"),
+        AdminCall::ClusterBackup { passphrase: None } => "cluster backup".to_owned(),
+        AdminCall::ClusterBackup { passphrase: Some(_) } => "cluster backup with the authority's key".to_owned(),
+        AdminCall::ClusterRestore { as_node, .. } => {
+            format!("cluster restore as {}", as_node.as_deref().unwrap_or("the node of this name"))
+        }
         AdminCall::Node {} | AdminCall::VolumeList {} | AdminCall::VolumeInfo { .. } => return None,
         AdminCall::VolumeStatus { .. } | AdminCall::VolumeGet { .. } => return None,
         AdminCall::ClusterStatus {} | AdminCall::ClusterRaft {} | AdminCall::PeerList {} => return None,

@@ -4,6 +4,8 @@
 //! ```text
 //! nothing on disk ──▶ ids, `founding` ──▶ authority ──▶ certificate ──▶ first state in Raft ──▶ `founding` gone
 //! join: certificate of the other cluster ──▶ its authority's certificate ──▶ own Raft forgotten ──▶ ids
+//! restore: `restore.json` ──▶ authority ──▶ own certificate gone ──▶ own Raft forgotten ──▶ ids, `founding` ──▶
+//!     certificate ──▶ restored state in Raft ──▶ `founding` gone ──▶ `restore.json` gone
 //! ```
 //!
 //! Each arrow is durable before the next one, and each start goes on where the last one ended.
@@ -15,6 +17,7 @@ use crate::manager::old_store::{self, OldStore};
 use crate::manager::peers::Peers;
 use crate::manager::raft::{ManagerThread, RaftMember, Timing, forget_cluster};
 use crate::manager::records::{Own, Records};
+use crate::manager::restore::Restoring;
 use crate::security::audit::Audit;
 use crate::security::authority::{Authority, Grant};
 use crate::security::identity::{Identity, NewKey};
@@ -95,6 +98,10 @@ pub fn open(dir: &Path, settings: &Settings) -> anyhow::Result<Opened> {
     }
     let db = ClusterDb::open(&db_path)?;
     let records = Records::open(&db)?;
+    let restoring = Restoring::load(dir)?;
+    if let Some(restoring) = &restoring {
+        restoring.begin(dir, &db, &records)?;
+    }
     let own = own_or_new(&records, old.as_ref())?;
     let (own, identity) = open_identity(dir, &db, &records, own, settings.certificate_life)?;
     let audit = Arc::new(Audit::open(dir).context("cannot open the audit log")?);
@@ -108,10 +115,16 @@ pub fn open(dir: &Path, settings: &Settings) -> anyhow::Result<Opened> {
     };
     let given_name = settings.name.clone().unwrap_or_else(|| settings.default_name.clone());
     if own.is_founding {
-        found(&thread, &member, own, old.as_ref(), &given_name)?;
+        let state =
+            restoring.as_ref().map(|restoring| &restoring.state).or(old.as_ref().map(|old| &old.state)).cloned();
+        let state = state.unwrap_or_else(|| ClusterState::of_one_node(own.cluster, own.node, &given_name));
+        found(&thread, &member, own, state)?;
         records.set_own(Own { is_founding: false, ..own })?;
     }
     old_store::put_aside(dir)?;
+    if let Some(restoring) = restoring {
+        restoring.end(dir, &records)?;
+    }
     let authority = Authority::open(dir)?;
     let node = Node::new(Parts {
         id: own.node,
@@ -145,7 +158,8 @@ fn own_or_new(records: &Records, old: Option<&OldStore>) -> anyhow::Result<Own> 
     Ok(own)
 }
 
-/// The certificate of this node. One of another cluster is that of a join that was cut short, which ends here.
+/// The certificate of this node. One of another cluster is that of a join that was cut short, which ends here; it says
+/// under which id.
 fn open_identity(
     dir: &Path,
     db: &ClusterDb,
@@ -156,13 +170,14 @@ fn open_identity(
     let now = SystemTime::now();
     if let Some(identity) = Identity::load(dir)? {
         let who = *identity.who();
-        if who.id != own.node || who.role != Role::Peer {
+        let is_own = who.id == own.node || who.cluster != own.cluster;
+        if !is_own || who.role != Role::Peer {
             bail!("{} holds the certificate of {who}, and this is node {}", dir.display(), own.node);
         }
         if who.cluster != own.cluster {
             Authority::store_certificate(identity.authority(), dir)?;
             futures::executor::block_on(forget_cluster(db))?;
-            let own = Own { cluster: who.cluster, is_founding: false, ..own };
+            let own = Own { node: who.id, cluster: who.cluster, is_founding: false };
             records.set_own(own)?;
             return Ok((own, identity));
         }
@@ -196,21 +211,11 @@ fn sign_own(dir: &Path, authority: &Authority, own: Own, lifetime: Duration) -> 
     Identity::install(dir, &key, &certificate, authority.certificate(), holder, now)
 }
 
-fn found(
-    thread: &ManagerThread,
-    member: &RaftMember,
-    own: Own,
-    old: Option<&OldStore>,
-    name: &str,
-) -> anyhow::Result<()> {
-    let state = match old {
-        Some(old) => old.state.clone(),
-        None => ClusterState::of_one_node(own.cluster, own.node, name),
-    };
+fn found(thread: &ManagerThread, member: &RaftMember, own: Own, state: ClusterState) -> anyhow::Result<()> {
     let member = member.clone();
     let founded = thread.block_on(async move { member.found(state, Instant::now() + FOUND_TIMEOUT).await });
     founded.context("the manager thread ended")?.context("cannot write the first state of the cluster")?;
-    tracing::info!(cluster = %own.cluster, name, "made a new cluster of one node");
+    tracing::info!(cluster = %own.cluster, node = %own.node, "this node has begun a cluster");
     Ok(())
 }
 

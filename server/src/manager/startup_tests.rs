@@ -74,14 +74,15 @@ fn a_join_that_was_cut_short_after_its_certificate_is_finished() {
     let opened = open(dir.path(), &settings(None)).unwrap();
     let id = opened.node.id;
     opened.stop();
-    let theirs = ClusterId([7; 16]);
+    let (theirs, own, id) = (ClusterId([7; 16]), id, NodeId([8; 16]));
     let authority = Authority::found(theirs, other.path()).unwrap();
     let (key, holder, now) = (NewKey::make().unwrap(), Holder { role: Role::Peer, id }, SystemTime::now());
     let grant = Grant { holder, serial: Serial::random(), lifetime: Duration::from_secs(60) };
     let certificate = authority.sign(key.request(), &grant, now).unwrap();
     Identity::install(dir.path(), &key, &certificate, authority.certificate(), holder, now).unwrap();
     let opened = open(dir.path(), &settings(None)).unwrap();
-    assert_eq!((opened.cluster, opened.node.id), (theirs, id));
+    assert_eq!((opened.cluster, opened.node.id), (theirs, id), "under the id of the certificate");
+    assert_ne!(id, own);
     assert!(opened.node.state().is_err(), "it waits for the state of its new cluster");
     assert!(opened.node.authority().is_none(), "the key of its own cluster is gone");
     opened.stop();

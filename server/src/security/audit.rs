@@ -113,7 +113,6 @@ impl Audit {
     }
 
     /// How many lines are missing since the start.
-    #[cfg(test)]
     pub fn lost_count(&self) -> u64 {
         self.lost_count.load(Ordering::Relaxed)
     }

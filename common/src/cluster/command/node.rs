@@ -60,6 +60,9 @@ pub(super) fn add(state: &mut ClusterState, add: &AddNode) -> Result<(), Refusal
         // repetition is another one.
         return add_certificate(state, add.node, certificate, add.now_ms);
     }
+    if state.nodes.get(&add.node).is_some_and(NodeState::waits_to_join) {
+        return come_back(state, add);
+    }
     if state.nodes.contains_key(&add.node) {
         return Err(Refusal::NodeExists(add.node));
     }
@@ -81,6 +84,26 @@ pub(super) fn add(state: &mut ClusterState, add: &AddNode) -> Result<(), Refusal
         supports: add.supports,
     };
     state.nodes.insert(add.node, node);
+    add_certificate(state, add.node, certificate, add.now_ms)?;
+    if let Some(token) = state.tokens.get_mut(&add.token) {
+        token.used_by = Some(add.node);
+    }
+    token::drop_ended(state, add.now_ms);
+    Ok(())
+}
+
+/// A member of a restored cluster joins again: it keeps its name and what it is for, since bricks are named by it.
+fn come_back(state: &mut ClusterState, add: &AddNode) -> Result<(), Refusal> {
+    check_addresses(&add.addresses)?;
+    if add.addresses.is_empty() {
+        return Err(Refusal::NoAddress);
+    }
+    check_supports(state, &add.name, add.supports)?;
+    let node = node_mut(state, add.node)?;
+    node.addresses = add.addresses.clone();
+    node.joined_ms = add.now_ms;
+    node.supports = add.supports;
+    let certificate = Certificate { serial: add.serial, ends_ms: add.serial_ends_ms };
     add_certificate(state, add.node, certificate, add.now_ms)?;
     if let Some(token) = state.tokens.get_mut(&add.token) {
         token.used_by = Some(add.node);

@@ -112,7 +112,8 @@ fn strangers_do_not_join() {
     assert_eq!(with(3, |add| add.now_ms = 10 + HOUR_MS), Refusal::TokenEnded);
     assert!(matches!(with(3, |add| add.name = "node-1".to_owned()), Refusal::NodeNameUsed(_)));
     assert!(matches!(with(3, |add| add.name = "a\nb".to_owned()), Refusal::BadNodeName(_)));
-    assert_eq!(with(3, |add| add.node = FIRST), Refusal::NodeExists(FIRST));
+    let second = NodeId([2; 16]);
+    assert_eq!(with(3, |add| add.node = NodeId([2; 16])), Refusal::NodeExists(second));
     assert_eq!(with(3, |add| add.serial = serial(2)), Refusal::SerialUsed(serial(2)));
     assert!(matches!(with(3, |add| add.serial_ends_ms = 20), Refusal::BadEnd(_)));
     assert!(matches!(with(3, |add| add.addresses = vec!["nowhere".to_owned()]), Refusal::Address(_)));
@@ -272,4 +273,27 @@ fn a_command_in_a_large_cluster_is_cheap() {
         println!("{what}: {least:?}");
         assert!(least.as_millis() < bound_ms * 4, "{what}: {least:?}");
     }
+}
+
+#[test]
+fn a_node_that_a_restored_cluster_waits_for_comes_back_under_its_id() {
+    let mut state = after(&two_nodes(), &[new_volume(1, 1, NodeId([2; 16])), token(3, 5)]);
+    let second = NodeId([2; 16]);
+    let again = AddNode { token: hash(3), addresses: vec!["10.9.9.9:1".into()], serial: serial(50), ..join(2, 6) };
+    let stranger = NodeId([77; 16]);
+    assert_eq!(state.id_to_join(stranger, "node-2", &hash(3)), stranger, "a member is a member");
+    assert!(matches!(apply(&state, &Command::AddNode(again.clone())), Err(Refusal::NodeExists(_))));
+    state.nodes.get_mut(&second).unwrap().certificates.clear();
+    assert_eq!(state.id_to_join(stranger, "node-2", &hash(3)), second);
+    assert_eq!(state.id_to_join(stranger, "node-3", &hash(3)), stranger);
+    let none = AddNode { addresses: Vec::new(), ..again.clone() };
+    assert_eq!(apply(&state, &Command::AddNode(none)), Err(Refusal::NoAddress));
+    let back = after(&state, &[Command::AddNode(again.clone())]);
+    let node = &back.nodes[&second];
+    assert_eq!((node.name.as_str(), node.addresses[0].as_str(), node.joined_ms), ("node-2", "10.9.9.9:1", 6));
+    assert!(back.is_node_certificate(second, serial(50)) && back.volumes == state.volumes);
+    assert_eq!(back.id_to_join(stranger, "node-2", &hash(3)), second, "its reply was lost");
+    assert_eq!(back.id_to_join(stranger, "node-2", &hash(4)), stranger);
+    let third = AddNode { node: stranger, serial: serial(51), ..again };
+    assert!(apply(&back, &Command::AddNode(third)).is_err(), "a token is for one node");
 }

@@ -85,6 +85,11 @@ impl Clients {
         self.expected.contains(id) || self.by_id.get(id).is_some_and(|client| client.session > 0)
     }
 
+    /// How many have greeted.
+    pub fn sessions_count(&self) -> usize {
+        self.by_id.values().filter(|client| client.session > 0).count()
+    }
+
     /// A client, known from now on.
     pub fn client(&mut self, id: ClientId) -> &mut Client {
         self.by_id.entry(id).or_default()
