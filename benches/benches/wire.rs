@@ -43,7 +43,16 @@ fn header() -> CallHeader {
 
 fn reply(answer: Answer) -> FopReply {
     let (attr, parent) = (Some(attr()), Some(attr()));
-    FopReply { request: 1_000_000, result: Ok(answer), attr, parent, new_parent: None, descriptor: None, opened: false }
+    FopReply {
+        request: 1_000_000,
+        result: Ok(answer),
+        attr,
+        parent,
+        new_parent: None,
+        descriptor: None,
+        opened: false,
+        go_to: None,
+    }
 }
 
 fn calls(c: &mut Criterion) {
