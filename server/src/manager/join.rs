@@ -21,8 +21,8 @@ use brickfs_common::ids::NodeId;
 use brickfs_proto::v1::cluster_client::ClusterClient;
 use brickfs_proto::v1::{JoinReply, JoinRequest};
 use bytes::Bytes;
-use std::time::{Duration, SystemTime};
-use tokio::time::timeout;
+use std::time::{Duration, Instant, SystemTime};
+use tokio::time::{sleep, timeout};
 use tonic::transport::Endpoint;
 
 /// Version of the forms of a join.
@@ -34,6 +34,7 @@ pub const DEFAULT_PORT: u16 = 24_180;
 const JOIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a node that has joined may take to get the cluster's state.
 const STATE_TIMEOUT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// What a node asks to become.
 pub struct Wish {
@@ -106,13 +107,11 @@ impl Node {
     /// anew; asked again, it says what it is a member of.
     pub async fn join(&self, address: Option<&str>, text: &str, wish: Wish) -> anyhow::Result<Joined> {
         let token = Token::parse(text)?;
-        if self.credentials.identity().authority().hash() == token.authority_hash {
-            if matches!(self.state(), Err(CommandError::Removed)) {
-                return Err(CommandError::Removed.into());
-            }
-            return self.joined().await;
+        if self.credentials.identity().authority().hash() != token.authority_hash {
+            self.check_alone()?;
+        } else if let Ok(joined) = self.joined().await {
+            return Ok(joined);
         }
-        self.check_alone()?;
         if wish.addresses.is_empty() {
             bail!("this node listens on its own socket alone: start brickd with --listen ADDRESS:PORT first");
         }
@@ -190,18 +189,30 @@ impl Node {
         Ok(())
     }
 
-    /// What this node is a member of, once it knows.
+    /// What this node is a member of, once it knows and the others answer. They do not answer a node that they have
+    /// removed, which may not have heard of that: it joins again.
     async fn joined(&self) -> anyhow::Result<Joined> {
-        let mut watched = self.member.watch();
-        let is_member = |state: &Option<_>| {
-            let state: Option<&std::sync::Arc<brickfs_common::cluster::state::ClusterState>> = state.as_ref();
-            state.is_some_and(|state| state.nodes.contains_key(&self.id))
-        };
-        let state = timeout(STATE_TIMEOUT, watched.wait_for(is_member)).await;
-        let state = state.ok().and_then(Result::ok).and_then(|state| state.clone()).ok_or(CommandError::NoState)?;
-        let mut nodes: Vec<String> = state.nodes.values().map(|node| node.name.clone()).collect();
-        nodes.sort_unstable();
-        Ok(Joined { cluster: state.cluster, name: self.name(), nodes })
+        let deadline = Instant::now() + STATE_TIMEOUT;
+        loop {
+            let state = self.member.state().filter(|state| state.nodes.contains_key(&self.id));
+            if let Some(state) = state.filter(|_| self.member.leader().is_some())
+                && self.leader_answers().await
+            {
+                let mut nodes: Vec<String> = state.nodes.values().map(|node| node.name.clone()).collect();
+                nodes.sort_unstable();
+                return Ok(Joined { cluster: state.cluster, name: self.name(), nodes });
+            }
+            if Instant::now() >= deadline {
+                return Err(CommandError::NoState.into());
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Asks: what was heard of it before says nothing about a removal since.
+    async fn leader_answers(&self) -> bool {
+        let looks = self.peers.look_at_all().await;
+        self.member.leader().is_some_and(|leader| leader == self.id || looks.contains_key(&leader))
     }
 }
 
