@@ -121,7 +121,7 @@ fn a_tree_over_two_nodes_is_what_a_local_one_is_through_either_node() {
         let linked = fs::metadata(first.path().join("renamed-5/file-1")).context("the linked file")?;
         ensure!(linked.nlink() == 2, "{} links", linked.nlink());
         for brick in 1..=4 {
-            let count = fs::read_dir(wide.brick(brick)).at(&wide.brick(brick))?.count();
+            let count = fs::read_dir(wide.brick(brick)).at(wide.brick(brick))?.count();
             ensure!(count > 3, "brick {brick} has {count} entries: its node got no part of the volume");
         }
         first.unmount()?;

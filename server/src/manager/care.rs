@@ -6,6 +6,7 @@
 use crate::manager::node::{CommandError, Node};
 use crate::manager::peers::describe;
 use crate::manager::raft::{ChangeError, ProposeError, RaftStatus};
+use crate::security::authority::Authority;
 use brickfs_common::cluster::state::ClusterState;
 use brickfs_common::cluster::voters::{VoterChange, apply_step, choose_voters, next_step};
 use brickfs_common::ids::NodeId;
@@ -20,6 +21,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 /// How far behind a node may be that is given a vote, in entries.
 const LAG_MAX: u64 = 100;
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a node keeps the authority's key without a vote.
+const KEY_WITHOUT_VOTE: Duration = Duration::from_secs(10);
 
 /// One step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -76,8 +79,10 @@ pub fn plan_step(
 impl Node {
     /// Cares for the members while this node leads, until it is dropped.
     pub async fn care(self: Arc<Self>) {
+        let mut keyless_since = None;
         loop {
             let status = self.member.status().await;
+            self.drop_key_without_vote(&status, &mut keyless_since);
             if let Some(fault) = &status.fault {
                 tracing::error!(fault, "the Raft member of this node has ended: it follows no command any more");
                 return;
@@ -99,6 +104,20 @@ impl Node {
                         sleep(INTERVAL).await;
                     }
                 }
+            }
+        }
+    }
+
+    /// The authority's key is on voters only: a node that has lost its vote deletes it. Not at once, for a node that is to
+    /// get a vote has the key before.
+    fn drop_key_without_vote(&self, status: &RaftStatus, since: &mut Option<Instant>) {
+        let has_vote = status.voters.is_empty() || status.voters.contains(&self.id);
+        if has_vote || status.leader.is_none() || self.authority().is_none() {
+            *since = None;
+        } else if since.get_or_insert_with(Instant::now).elapsed() > KEY_WITHOUT_VOTE {
+            match Authority::drop_key(&self.state_dir) {
+                Ok(()) => self.set_authority(None),
+                Err(error) => tracing::error!("the authority's key cannot be deleted: {error:#}"),
             }
         }
     }

@@ -38,6 +38,7 @@ impl Peers {
         // One that is known to be away is not waited for.
         let reachable = self.is_reachable(node).then(|| self.client(node)).flatten();
         let Some(mut client) = reachable else { return Err(AWAY) };
+        tracing::trace!(%node, %set, ?call, "asks");
         let call = postcard::to_allocvec(&call).map_err(|_| Errno::EPROTO)?;
         let (version, volume) = (FORM_VERSION, Bytes::copy_from_slice(&volume.0));
         let request = AskSetRequest { version, volume, set: u32::from(set.0), call: call.into() };
