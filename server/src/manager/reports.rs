@@ -78,7 +78,9 @@ fn compute_report(state: &ClusterState, own: NodeId, looks: &Looks) -> ClusterRe
     nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let is_seen = nodes.iter().all(|node| node.is_reachable && node.unreachable_from.is_empty());
     let works = looks.values().all(|look| look.raft.role != Role::Stopped);
-    let votes = voters.len() == count_voters(state.nodes.len());
+    // A node that was removed votes until another one does in its place.
+    let votes =
+        voters.len() == count_voters(state.nodes.len()) && voters.iter().all(|voter| state.nodes.contains_key(voter));
     ClusterReport {
         cluster: state.cluster,
         version: state.cluster_version,
