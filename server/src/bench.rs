@@ -51,7 +51,12 @@ impl Bricks {
             certificate_life: Duration::from_secs(CERTIFICATE_LIFE_S),
         };
         let opened = startup::open(&state_dir(dir), &settings)?;
-        let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), opened.node.peers.ask_sets());
+        let host = Host::new(
+            opened.cluster,
+            opened.node.id,
+            opened.identity_path(),
+            opened.node.peers.ask_sets(runtime.handle().clone()),
+        );
         let manager = Manager::start(&opened, host.clone(), NodeRole::Server, Vec::new());
         manager.serve_bricks();
         let bricks = (1..=count).map(|number| format!("{NODE}:{}", dir.join(format!("b{number}")).display())).collect();

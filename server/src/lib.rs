@@ -84,8 +84,9 @@ fn serve_until_stopped(config: &Config) -> anyhow::Result<()> {
 /// From the opening of the state to its closing.
 fn serve_once(config: &Config) -> anyhow::Result<End> {
     let opened = startup::open(&config.state, &Settings::of(config))?;
-    let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), opened.node.peers.ask_sets());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ask = opened.node.peers.ask_sets(runtime.handle().clone());
+    let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), ask);
     let manager = {
         let _inside = runtime.enter();
         Manager::start(&opened, host.clone(), config.role, config.addresses.clone())

@@ -173,27 +173,3 @@ fn a_join_survives_the_death_of_either_side() {
         nodes.wait_equal().map(drop)
     });
 }
-
-#[test]
-fn a_removed_node_comes_back_with_a_new_token() {
-    case(NODES, |case| {
-        let mut nodes = Nodes::cluster(&case.in_memory()?, 3)?;
-        for is_away in [false, true] {
-            let gone = nodes.leader()? % 3 + 1;
-            let by = gone % 3 + 1;
-            // It may have heard of its removal or not.
-            if is_away {
-                nodes.kill(gone)?;
-            }
-            nodes.brickctl(by, &["peer", "remove", &name_of(gone)])?.ok()?;
-            if is_away {
-                nodes.start(gone)?;
-            }
-            let token = nodes.token(by)?;
-            join(&nodes, gone, &token)?.ok().with_context(|| format!("away when it was removed: {is_away}"))?;
-            nodes.wait_healthy()?;
-            nodes.wait_equal()?;
-        }
-        Ok(())
-    });
-}

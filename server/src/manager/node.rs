@@ -22,6 +22,8 @@ use tokio::time::{sleep, timeout};
 
 /// How long a command may take: an election and the retry after it fit several times.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a leader is waited for before others are asked whether they know one.
+const LEADER_PATIENCE: Duration = Duration::from_millis(2_500);
 /// Between two tries, while the nodes agree on a new leader.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
 
@@ -186,18 +188,18 @@ impl Node {
     async fn find_outcome(&self, id: CommandId, command: Command, deadline: Instant) -> Result<Outcome, CommandError> {
         let mut doubt = None;
         loop {
-            let Some(leader) = self.member.wait_leader(deadline).await else { break };
-            let tried = if leader == self.id {
-                self.propose_here(id, command.clone(), deadline).await
-            } else {
-                self.propose_there(leader, id, &command, deadline).await
+            let known_by = deadline.min(Instant::now() + LEADER_PATIENCE);
+            let tried = match self.member.wait_leader(known_by).await {
+                Some(leader) if leader == self.id => self.propose_here(id, command.clone(), deadline).await,
+                Some(leader) => self.propose_there(leader, id, &command, deadline, false).await,
+                None => self.propose_through_others(id, &command, deadline).await,
             };
             match tried {
                 Ok(outcome) => return Ok(outcome),
                 Err(Tried::NotDone) => (),
                 Err(Tried::Unknown(reason)) => doubt = Some(reason),
             }
-            if Instant::now() >= deadline {
+            if Instant::now() >= deadline || self.member.fault().is_some() {
                 break;
             }
             sleep(TRY_AGAIN).await;
@@ -218,18 +220,44 @@ impl Node {
         }
     }
 
+    /// This node hears of no leader; another one that it reaches may (a cut need not be whole).
+    async fn propose_through_others(
+        &self,
+        id: CommandId,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Outcome, Tried> {
+        for node in self.peers.others().into_iter().filter(|node| self.peers.is_reachable(*node)) {
+            match self.propose_there(node, id, command, deadline, true).await {
+                Err(Tried::NotDone) => (),
+                known => return known,
+            }
+        }
+        Err(Tried::NotDone)
+    }
+
+    /// Passes a command of a node that knows no leader on to the one that this node knows.
+    pub async fn pass_on(&self, id: CommandId, command: Command, deadline: Instant) -> Result<Outcome, Tried> {
+        match self.member.leader() {
+            Some(leader) if leader == self.id => self.propose_here(id, command, deadline).await,
+            Some(leader) => self.propose_there(leader, id, &command, deadline, false).await,
+            None => Err(Tried::NotDone),
+        }
+    }
+
     async fn propose_there(
         &self,
         leader: NodeId,
         id: CommandId,
         command: &Command,
         deadline: Instant,
+        may_pass_on: bool,
     ) -> Result<Outcome, Tried> {
         let Some(mut client) = self.peers.client(leader) else { return Err(Tried::NotDone) };
         let left = deadline.saturating_duration_since(Instant::now());
         let json = serde_json::to_vec(command).map_err(|error| Tried::Unknown(error.to_string()))?;
         let timeout_ms = u32::try_from(left.as_millis()).unwrap_or(u32::MAX);
-        let request = ProposeRequest { id: Bytes::copy_from_slice(&id), command: json.into(), timeout_ms };
+        let request = ProposeRequest { id: Bytes::copy_from_slice(&id), command: json.into(), timeout_ms, may_pass_on };
         match timeout(left, client.propose(request)).await {
             Ok(Ok(reply)) => read_reply(reply.into_inner()),
             Ok(Err(status)) => Err(Tried::Unknown(describe(&status))),

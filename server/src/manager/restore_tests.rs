@@ -33,7 +33,8 @@ impl Running {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let manager = {
             let _inside = runtime.enter();
-            let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), opened.node.peers.ask_sets());
+            let ask = opened.node.peers.ask_sets(runtime.handle().clone());
+            let host = Host::new(opened.cluster, opened.node.id, opened.identity_path(), ask);
             Manager::start(&opened, host, NodeRole::Server, Vec::new())
         };
         Running { dir, opened, manager, runtime }

@@ -131,7 +131,7 @@ pub(super) fn remove(state: &mut ClusterState, node: NodeId, now_ms: u64) -> Res
     let bricks: Vec<String> = state
         .bricks()
         .filter(|(_, brick)| brick.node == node)
-        .map(|(volume, brick)| format!("{} of volume '{volume}'", shorten(&brick.path)))
+        .map(|(volume, brick)| format!("{} of volume '{volume}'", brick.path))
         .collect();
     if !bricks.is_empty() {
         let mut named = bricks[..bricks.len().min(BRICKS_NAMED)].join(", ");

@@ -6,6 +6,7 @@ use super::{PeerCall, PeerReply, State, Volume};
 use crate::brick::effect::{Effect, Place, Step};
 use crate::brick::set::{SetEngine, Touch};
 use crate::brick::store::{BrickStore, TouchedAt};
+use brickfs_common::attr::Attr;
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::ObjectRef;
 use brickfs_common::ids::{Gfid, SetId};
@@ -63,20 +64,22 @@ impl<S: BrickStore> Volume<S> {
 
     /// Tells the homes of directories that are homed elsewhere of an effect that changed entries of them
     /// on `set`. What cannot be told now is told with the next barrier, or when the set is opened again.
-    pub(super) async fn send_touches(&self, set: SetId, effect: &Effect) {
+    /// Answers the attributes of the directories whose homes were told, as they are after it.
+    pub(super) async fn send_touches(&self, set: SetId, effect: &Effect) -> Vec<Attr> {
         if let Ok(engine) = self.lock().set(set) {
             engine.note_touches(effect, false);
         }
-        self.tell_touches(set).await;
+        self.tell_touches(set).await
     }
 
-    /// Tells what homes have to be told of changes on a set, if it is of this node.
-    pub(super) async fn tell_touches(&self, set: SetId) {
-        let mut not_told = HashSet::new();
+    /// Tells what homes have to be told of changes on a set, if it is of this node. Answers what they say of the
+    /// directories after it.
+    pub(super) async fn tell_touches(&self, set: SetId) -> Vec<Attr> {
+        let (mut not_told, mut attrs) = (HashSet::new(), Vec::new());
         loop {
             let next = match self.lock().next_touch(set, &not_told) {
                 Ok(Some(next)) => next,
-                Ok(None) | Err(_) => return,
+                Ok(None) | Err(_) => return attrs,
             };
             let (dir, home, touch, subdirs) = next;
             let at = TouchedAt { time: Some(touch.time), is_late: touch.is_late };
@@ -87,6 +90,9 @@ impl<S: BrickStore> Volume<S> {
             }
             if let Ok(engine) = self.lock().set(set) {
                 engine.end_touch(&dir, &touch, told.is_ok());
+            }
+            if let Ok(PeerReply::Attr(Some(attr))) = told {
+                attrs.push(*attr);
             }
         }
     }

@@ -44,8 +44,8 @@ impl<S: BrickStore> Volume<S> {
                 }
             };
             self.finish(object.home, id).await;
-            self.send_touches(object.home, &effect).await;
-            return Ok(self.reply_names(&ask, Some(object), new_parent, None).await);
+            let fresh = self.send_touches(object.home, &effect).await;
+            return Ok(self.reply_names(&ask, Some(object), new_parent, None, &fresh).await);
         }
         Err(Errno::EIO.into())
     }

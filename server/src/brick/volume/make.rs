@@ -55,8 +55,8 @@ impl<S: BrickStore> Volume<S> {
             let attempt = self.lock().try_make(set, &order, denied)?;
             match attempt {
                 Attempt::Made(effect, object) => {
-                    self.send_touches(set, &effect).await;
-                    return Ok(self.reply_names(&ask, Some(object), parent, None).await);
+                    let fresh = self.send_touches(set, &effect).await;
+                    return Ok(self.reply_names(&ask, Some(object), parent, None, &fresh).await);
                 }
                 Attempt::InTheWay => match self.see(parent.gfid, name, true).await? {
                     Seen::Found(found) => return self.make_existing(&ask, parent, &found, &making).await,
@@ -81,7 +81,7 @@ impl<S: BrickStore> Volume<S> {
         if *open {
             self.lock().open_existing(ask, found.object, *truncate)?;
         }
-        Ok(FopReply { attr: self.attr_of(found.object).await, ..self.reply_names(ask, None, parent, None).await })
+        Ok(FopReply { attr: self.attr_of(found.object).await, ..self.reply_names(ask, None, parent, None, &[]).await })
     }
 }
 

@@ -204,23 +204,32 @@ impl<S: BrickStore> Volume<S> {
         }
     }
 
-    /// The reply to a change of names, with fresh attributes of all concerned.
+    /// The reply to a change of names, with fresh attributes of all concerned; homes that were just told of the change
+    /// have answered with theirs (`fresh`).
     async fn reply_names(
         &self,
         ask: &Ask,
         object: Option<ObjectRef>,
         parent: ObjectRef,
         new_parent: Option<ObjectRef>,
+        fresh: &[Attr],
     ) -> FopReply {
         let mut reply = done(ask.asker.request);
         if let Some(object) = object {
             reply.attr = self.attr_of(object).await;
         }
-        reply.parent = self.attr_of(parent).await;
+        reply.parent = self.fresh_attr_of(parent, fresh).await;
         if let Some(new_parent) = new_parent {
-            reply.new_parent = self.attr_of(new_parent).await;
+            reply.new_parent = self.fresh_attr_of(new_parent, fresh).await;
         }
         reply
+    }
+
+    async fn fresh_attr_of(&self, object: ObjectRef, fresh: &[Attr]) -> Option<Attr> {
+        match fresh.iter().rfind(|attr| attr.gfid == object.gfid) {
+            Some(attr) => Some(attr.clone()),
+            None => self.attr_of(object).await,
+        }
     }
 
     /// Answers a request that ran before, from its kept result.

@@ -147,7 +147,7 @@ impl<S: BrickStore> Volume<S> {
     fn tell_touches_later(&self, set: SetId) {
         let Some(me) = self.me.upgrade() else { return };
         if me.lock().set(set).is_ok_and(|engine| engine.touches.values().any(|touch| !touch.is_sent)) {
-            self.world.spawn(Box::pin(async move { me.tell_touches(set).await }));
+            self.world.spawn(Box::pin(async move { drop(me.tell_touches(set).await) }));
         }
     }
 }

@@ -21,10 +21,10 @@ impl<S: BrickStore> Volume<S> {
             let Some(effect) = self.try_unlink(&ask, parent, name, &found)? else { continue };
             let home = found.object.home;
             self.drop_claim_of(&found, parent, name).await;
-            self.send_touches(home, &effect).await;
+            let fresh = self.send_touches(home, &effect).await;
             let is_gone = matches!(effect.steps.first(), Some(Step::Unlink { rest: Rest::Gone, .. }));
             let has_names = if is_gone { None } else { self.attr_of(found.object).await };
-            let reply = self.reply_names(&ask, None, parent, None).await;
+            let reply = self.reply_names(&ask, None, parent, None, &fresh).await;
             return Ok(FopReply { attr: has_names, ..reply });
         }
         Err(Errno::EIO.into())
@@ -86,8 +86,8 @@ impl<S: BrickStore> Volume<S> {
                 }
             };
             self.finish(found.object.home, id).await;
-            self.send_touches(found.object.home, &effect).await;
-            let reply = self.reply_names(&ask, None, parent, None).await;
+            let fresh = self.send_touches(found.object.home, &effect).await;
+            let reply = self.reply_names(&ask, None, parent, None, &fresh).await;
             return Ok(FopReply { attr: last, ..reply });
         }
         Err(Errno::EIO.into())

@@ -8,7 +8,7 @@ use super::transaction::{ATTEMPTS_MAX, NotPrepared, Tx};
 use super::{Ask, PeerCall, PeerReply, Ran, Stop, Volume, known};
 use crate::brick::effect::{Claim, Effect, Item, NewObject, Old, Outcome, Place, Rest, Step};
 use crate::brick::store::BrickStore;
-use brickfs_common::attr::Kind;
+use brickfs_common::attr::{Attr, Kind};
 use brickfs_common::errno::Errno;
 use brickfs_common::fop::{FopReply, ObjectRef, RenameFlags};
 use brickfs_common::ids::{Gfid, SetId, TxId};
@@ -148,11 +148,12 @@ impl<S: BrickStore> Volume<S> {
             self.unlock_renames(set, id).await;
         }
         let Some(effect) = result? else { return Ok(None) };
+        let mut fresh = Vec::new();
         if let Some(effect) = effect {
-            self.send_touches(set, &effect).await;
+            fresh = self.send_touches(set, &effect).await;
             self.follow_moved(it).await;
         }
-        Ok(Some(self.reply_rename(it).await))
+        Ok(Some(self.reply_rename(it, &fresh).await))
     }
 
     /// Takes the volume's lock on directory renames (PROTOCOL 25). It has an id of its own: the
@@ -218,8 +219,8 @@ impl<S: BrickStore> Volume<S> {
         Ok(())
     }
 
-    async fn reply_rename(&self, it: &Move<'_>) -> FopReply {
-        self.reply_names(it.ask, Some(it.source.object), it.old.parent, Some(it.new.parent)).await
+    async fn reply_rename(&self, it: &Move<'_>, fresh: &[Attr]) -> FopReply {
+        self.reply_names(it.ask, Some(it.source.object), it.old.parent, Some(it.new.parent), fresh).await
     }
 
     /// The directories that the moved objects come into must be on the objects' homes, and the old one

@@ -56,6 +56,8 @@ pub struct Peers {
     runtime: Handle,
     /// Guards the table alone, never held over a call.
     known: Mutex<HashMap<NodeId, Known>>,
+    /// The connections that sets ask over, on the runtime of who asks; as `known`.
+    known_to_sets: Mutex<HashMap<NodeId, Known>>,
     reach: Mutex<Reach>,
     /// The nodes that said last that they do not have the authority's key.
     keyless: Mutex<BTreeSet<NodeId>>,
@@ -74,8 +76,9 @@ impl Peers {
         connect_from: Option<IpAddr>,
         runtime: Handle,
     ) -> Arc<Peers> {
-        let (known, reach, keyless) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Peers { own, credentials, connect_from, runtime, known, reach, keyless })
+        let (known, known_to_sets) = (Mutex::default(), Mutex::default());
+        let (reach, keyless) = (Mutex::default(), Mutex::default());
+        Arc::new(Peers { own, credentials, connect_from, runtime, known, known_to_sets, reach, keyless })
     }
 
     /// Takes over who there is and where. Connections to addresses that stay are kept.
@@ -84,11 +87,12 @@ impl Peers {
         known.retain(|id, known| state.nodes.get(id).is_some_and(|node| node.addresses == known.addresses));
         for (id, node) in state.nodes.iter().filter(|(id, node)| **id != self.own && !node.addresses.is_empty()) {
             if !known.contains_key(id) {
-                let client = self.make_client(*id, &node.addresses);
+                let client = self.make_client(*id, &node.addresses, &self.runtime);
                 known.insert(*id, Known { addresses: node.addresses.clone(), client });
             }
         }
         drop(known);
+        lock(&self.known_to_sets).retain(|id, _| state.nodes.contains_key(id));
         lock(&self.reach).retain(|id| state.nodes.contains_key(&id));
     }
 
@@ -100,6 +104,18 @@ impl Peers {
     /// The own address that connections are made from, where it matters.
     pub fn connect_from(&self) -> Option<IpAddr> {
         self.connect_from
+    }
+
+    /// A client of a node whose connection lives on this runtime, for sets alone: one thread does all of a question.
+    fn client_for_sets(&self, node: NodeId, runtime: &Handle) -> Option<PeerClient> {
+        let addresses = lock(&self.known).get(&node)?.addresses.clone();
+        let mut known = lock(&self.known_to_sets);
+        if let Some(known) = known.get(&node).filter(|known| known.addresses == addresses) {
+            return Some(known.client.clone());
+        }
+        let client = self.make_client(node, &addresses, runtime);
+        known.insert(node, Known { addresses, client: client.clone() });
+        Some(client)
     }
 
     /// The other nodes that have an address.
@@ -132,8 +148,8 @@ impl Peers {
         lock(&self.reach).sights(Instant::now())
     }
 
-    fn make_client(&self, node: NodeId, addresses: &[String]) -> PeerClient {
-        let _inside = self.runtime.enter();
+    fn make_client(&self, node: NodeId, addresses: &[String], runtime: &Handle) -> PeerClient {
+        let _inside = runtime.enter();
         let (credentials, from, addresses) = (self.credentials.clone(), self.connect_from, addresses.to_vec());
         let connector = tower::service_fn(move |_| {
             let (credentials, addresses) = (credentials.clone(), addresses.clone());

@@ -86,12 +86,16 @@ impl Cluster for ClusterService {
     }
 
     async fn propose(&self, request: Request<ProposeRequest>) -> Result<Response<ProposeReply>, Status> {
-        let ProposeRequest { id, command, timeout_ms } = request.into_inner();
+        let ProposeRequest { id, command, timeout_ms, may_pass_on } = request.into_inner();
         let id = id.as_ref().try_into().map_err(|_| Status::invalid_argument("a command id has 16 bytes"))?;
         let command: Command = serde_json::from_slice(&command)
             .map_err(|error| Status::invalid_argument(format!("not a command: {error}")))?;
         let limit = Duration::from_millis(timeout_ms.into()).min(COMMAND_TIMEOUT);
-        let outcome = self.node.propose_here(id, command, Instant::now() + limit).await;
+        let deadline = Instant::now() + limit;
+        let outcome = match may_pass_on {
+            true => self.node.pass_on(id, command, deadline).await,
+            false => self.node.propose_here(id, command, deadline).await,
+        };
         Ok(Response::new(write_reply(outcome)))
     }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::executor::block_on;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tonic::Status;
 
@@ -23,20 +24,27 @@ const AWAY: Errno = Errno::EHOSTDOWN;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Peers {
-    /// The way to sets of other nodes.
-    pub fn ask_sets(self: &Arc<Self>) -> AskNode {
+    /// The way to sets of other nodes, over connections on this runtime, which is that of most who ask.
+    pub fn ask_sets(self: &Arc<Self>, runtime: Handle) -> AskNode {
         let peers = self.clone();
         Arc::new(move |node, volume, set, call| {
-            // On the runtime of the connections: who asks may have none.
-            let (asked, runtime) = (peers.clone(), peers.runtime.clone());
-            let task = runtime.spawn(async move { asked.ask_set(node, volume, set, call).await });
+            // A task of that runtime: the threads of barriers have none.
+            let (asked, connections) = (peers.clone(), runtime.clone());
+            let task = runtime.spawn(async move { asked.ask_set(&connections, node, volume, set, call).await });
             Box::pin(async move { task.await.unwrap_or(Err(AWAY)) })
         })
     }
 
-    async fn ask_set(&self, node: NodeId, volume: VolumeId, set: SetId, call: PeerCall) -> Result<PeerReply, Errno> {
+    async fn ask_set(
+        &self,
+        runtime: &Handle,
+        node: NodeId,
+        volume: VolumeId,
+        set: SetId,
+        call: PeerCall,
+    ) -> Result<PeerReply, Errno> {
         // One that is known to be away is not waited for.
-        let reachable = self.is_reachable(node).then(|| self.client(node)).flatten();
+        let reachable = self.is_reachable(node).then(|| self.client_for_sets(node, runtime)).flatten();
         let Some(mut client) = reachable else { return Err(AWAY) };
         tracing::trace!(%node, %set, ?call, "asks");
         let call = postcard::to_allocvec(&call).map_err(|_| Errno::EPROTO)?;

@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// How many commands are remembered so that a repeated one is not run again.
-pub const DONE_COMMANDS_MAX: usize = 1024;
+/// How many commands are remembered so that a repeated one is not run again: more than three nodes take in the 30 s for
+/// which one may be repeated (some 300 a second with disks that sync in milliseconds).
+pub const DONE_COMMANDS_MAX: usize = 16_384;
 
 /// Everything that the applied entries made.
 #[derive(Clone, PartialEq, Debug, Default)]
@@ -22,7 +23,7 @@ pub struct Applied {
     /// The members that the entries up to `last` set.
     pub membership: StoredMembership,
     /// The last commands, oldest first.
-    pub done: VecDeque<Done>,
+    pub done: VecDeque<Arc<Done>>,
 }
 
 /// A command that was run, refused or not.
@@ -71,7 +72,7 @@ impl Applied {
                 Err(refusal) => Outcome { number: state.applied, refusal: Some(refusal.to_string()) },
             },
         };
-        self.done.push_back(Done { index, id: proposal.id, outcome: outcome.clone() });
+        self.done.push_back(Arc::new(Done { index, id: proposal.id, outcome: outcome.clone() }));
         if self.done.len() > DONE_COMMANDS_MAX {
             self.done.pop_front();
         }

@@ -170,7 +170,7 @@ impl RaftSnapshotBuilder<Types> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
         let applied = &self.applied;
         let failed = |error: anyhow::Error| StorageError::from(StorageIOError::write_snapshot(None, any(error)));
-        let data = image_of(applied, applied.done.iter().collect()).map_err(failed)?;
+        let data = image_of(applied, applied.done.iter().map(Arc::as_ref).collect()).map_err(failed)?;
         // The same entries give the same bytes, so the last entry names the snapshot.
         let snapshot_id =
             applied.last.map_or_else(String::new, |last| format!("{}-{}", last.leader_id.term, last.index));
@@ -191,7 +191,7 @@ impl MachineDisk {
         for item in self.machine.scan_prefix(DONE_PREFIX) {
             let (key, value) = item?;
             let done: Done = serde_json::from_slice(&value).with_context(|| format!("{key:?} does not decode"))?;
-            applied.done.push_back(done);
+            applied.done.push_back(Arc::new(done));
         }
         let stored = self.stored_snapshot().context("the snapshot does not decode")?;
         if let Some((meta, data)) = stored.filter(|(meta, _)| meta.last_log_id > applied.last) {
@@ -223,7 +223,7 @@ impl MachineDisk {
         }
         let stored = old.and_then(|old| old.done.back()).map(|done| done.index);
         for done in next.done.iter().filter(|done| stored.is_none_or(|stored| done.index > stored)) {
-            batch.insert(done_key(done), serde_json::to_vec(done)?);
+            batch.insert(done_key(done), serde_json::to_vec(done.as_ref())?);
         }
         self.machine.apply_batch(batch)?;
         Ok(())
@@ -280,7 +280,12 @@ fn read_image(data: &[u8]) -> anyhow::Result<Applied> {
     }
     let image: Image = serde_json::from_slice(data)?;
     let state = image.state.map(Arc::new);
-    Ok(Applied { state, last: image.last, membership: image.membership, done: image.done.into() })
+    Ok(Applied {
+        state,
+        last: image.last,
+        membership: image.membership,
+        done: image.done.into_iter().map(Arc::new).collect(),
+    })
 }
 
 fn json_of(state: &ClusterState) -> anyhow::Result<Vec<u8>> {
