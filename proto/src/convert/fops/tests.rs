@@ -1,7 +1,7 @@
 //! What the conversion of calls takes, refuses, and gives back as it was.
 
 use super::*;
-use brickfs_common::ids::SetId;
+use brickfs_common::ids::{NodeId, SetId};
 use prost::Message as _;
 
 fn hex(bytes: &[u8]) -> String {
@@ -49,10 +49,29 @@ fn the_first_message_of_a_session_keeps_its_golden_bytes() {
 
 #[test]
 fn what_a_server_answers_to_it_keeps_its_golden_bytes() {
-    let welcome =
-        Welcome { protocol: 1, features: 0, lease_ms: 15_000, map_json: Bytes::from_static(b"{}"), locks_lost: false };
-    let bytes = v1::Reply::from(ServerMessage::Welcome(welcome)).encode_to_vec();
-    assert_eq!(hex(&bytes), "a20109080118987522027b7d");
+    let welcome = Welcome {
+        protocol: 1,
+        features: 0,
+        lease_ms: 15_000,
+        map_json: Bytes::from_static(b"{}"),
+        locks_lost: false,
+        node: NodeId([3; 16]),
+        nodes: vec![(NodeId([4; 16]), vec!["a:1".to_owned(), "b:2".to_owned()])],
+        identity_path: "/state/tls/node.pem".to_owned(),
+    };
+    let bytes = v1::Reply::from(ServerMessage::Welcome(welcome.clone())).encode_to_vec();
+    let (old, ids) = ("080118987522027b7d", ["03", "04"].map(|byte| byte.repeat(16)));
+    let [own, other] = &ids;
+    let nodes = format!("3210{own}3a1c0a10{other}1203613a311203623a32");
+    let path = "42132f73746174652f746c732f6e6f64652e70656d";
+    assert_eq!(hex(&bytes), format!("a2014e{old}{nodes}{path}"));
+    // As a node without others wrote it.
+    let alone =
+        v1::Welcome { protocol: 1, lease_ms: 15_000, map_json: Bytes::from_static(b"{}"), ..v1::Welcome::default() };
+    assert_eq!(hex(&alone.encode_to_vec()), old);
+    let read = ServerMessage::try_from(v1::Reply { welcome: Some(alone), ..v1::Reply::default() });
+    let (node, nodes) = (NodeId::default(), Vec::new());
+    assert_eq!(read, Ok(ServerMessage::Welcome(Welcome { node, nodes, identity_path: String::new(), ..welcome })));
     let bytes = v1::Reply::from(ServerMessage::Refused("no".to_owned())).encode_to_vec();
     assert_eq!(hex(&bytes), "aa01026e6f");
     let void = v1::Reply::from(ServerMessage::FilesVoid);
