@@ -3,6 +3,8 @@
 //! Lock order: `map` and `state` are each held for a few lines; `map` may be taken first, never second. No
 //! reply is handed out while either is held.
 
+mod elsewhere;
+mod neighbours;
 mod wheel;
 
 use crate::lent::Borrowed;
@@ -20,8 +22,8 @@ use brickfs_common::fop::{CallHeader, FEATURE_LENT_DATA, Fop, FopReply, Hello, O
 use brickfs_common::ids::{ClientId, NodeId, SetId};
 use brickfs_proto::convert::fops::call_to_wire;
 use brickfs_proto::v1::{self, Op};
+use neighbours::Neighbours;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 use std::task::{Context, Poll, Waker, ready};
@@ -68,15 +70,6 @@ struct State {
     /// Calls were answered since the wheel was taken.
     has_served: bool,
     is_shut_down: bool,
-}
-
-/// The other nodes of a volume, as a node has told of them.
-#[derive(Clone, Default, Debug)]
-pub(crate) struct Neighbours {
-    /// Where they are reached.
-    pub nodes: BTreeMap<NodeId, Vec<String>>,
-    /// The file with the key and certificate to show them; none where nobody has told of one.
-    pub identity_path: Option<PathBuf>,
 }
 
 /// Called on the thread that drives the session several times a second; must not block.
@@ -176,29 +169,6 @@ impl Shared {
         self.lock().outgoing.is_crowded()
     }
 
-    /// The node that this is a session with; `None` before its first greeting, where it could be any.
-    pub(crate) fn node(&self) -> Option<NodeId> {
-        self.node.get().copied()
-    }
-
-    /// Says which node this has to be a session with, and what the volume's map is until that has greeted.
-    pub(crate) fn expect(&self, node: NodeId, map: Arc<VolumeMap>) {
-        self.node.set(node).ok();
-        *self.map.write().unwrap_or_else(PoisonError::into_inner) = Some(map.clone());
-        self.lock().map = Some(map);
-    }
-
-    /// What the node has told of the others.
-    pub(crate) fn neighbours(&self) -> Neighbours {
-        self.neighbours.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Whom to give calls that belong to sets of other nodes.
-    pub(crate) fn set_siblings(&self, siblings: Weak<Links>) {
-        // The first ones stay: a session belongs to one volume.
-        self.siblings.set(siblings).ok();
-    }
-
     /// The next greeting: one session number higher, with all that is open.
     pub(crate) fn hello(&self) -> (u64, v1::Call) {
         let map = self.known_map();
@@ -252,15 +222,7 @@ impl Shared {
 
     /// The node has greeted, and may have lent memory for data.
     pub(crate) fn welcomed(&self, welcome: &Welcome, borrowed: Option<Borrowed>) -> Result<(), ConnectError> {
-        if *self.node.get_or_init(|| welcome.node) != welcome.node {
-            return Err(ConnectError::Refused(format!("node {} answers where another one was", welcome.node)));
-        }
-        {
-            let mut neighbours = self.neighbours.lock().unwrap_or_else(PoisonError::into_inner);
-            neighbours.nodes = welcome.nodes.iter().cloned().collect();
-            let path = &welcome.identity_path;
-            neighbours.identity_path = (!path.is_empty()).then(|| PathBuf::from(path));
-        }
+        self.note_nodes(welcome)?;
         let map: VolumeMap = serde_json::from_slice(&welcome.map_json)?;
         let map = Some(Arc::new(map));
         self.map.write().unwrap_or_else(PoisonError::into_inner).clone_from(&map);
@@ -381,47 +343,6 @@ impl Shared {
         }
     }
 
-    /// Sends a call that did not run here to the set that is to run it.
-    fn send_on(self: &Arc<Self>, pending: PendingCall, reply: FopReply) {
-        let siblings = self.siblings.get().and_then(Weak::upgrade);
-        match (reply.go_to, siblings) {
-            (Some(set), Some(siblings)) => siblings.of_set(set).adopt(pending, set),
-            (Some(set), None) => self.adopt(pending, set),
-            (None, _) => (pending.done)(reply),
-        }
-    }
-
-    /// Takes over a call that was a set's of another session, under a new number.
-    pub(crate) fn adopt(&self, mut pending: PendingCall, set: SetId) {
-        let mut state = self.lock();
-        if state.is_shut_down {
-            drop(state);
-            return (pending.done)(FopReply::failed(0, Errno::EIO));
-        }
-        let (generation, epoch) = placed_by(state.map.as_deref(), set);
-        let (request, lowest_unanswered) = state.pending.next_numbers();
-        let call = &mut pending.call;
-        (call.request, call.lowest_unanswered, call.set) = (request, lowest_unanswered, u32::from(set.0));
-        (call.generation, call.epoch) = (generation, epoch);
-        pending.hops += 1;
-        state.outgoing.push(pending.call.clone());
-        state.last_sent = Some(Instant::now());
-        state.pending.insert(pending);
-        // Who has submitted it drives another session: this one's thread looks after it.
-        let waker = if state.wheel == Wheel::Taken { state.outgoing.take_waker() } else { None };
-        let is_free = state.wheel == Wheel::Free;
-        if is_free {
-            state.wheel = Wheel::Left;
-        }
-        drop(state);
-        if is_free {
-            self.wheel_left.notify_one();
-        }
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
     /// Calls about locks that follow from an answer; nothing may come between.
     fn ask_for_locks(&self, mut state: MutexGuard<'_, State>, fops: Vec<Fop>) {
         let mut waker = None;
@@ -480,25 +401,6 @@ impl Shared {
             tracing::warn!(volume = %self.options.volume, set, calls, "operations failed with EIO: {reason}");
         }
         answer_all(expired, Errno::EIO);
-    }
-
-    /// Sends again what a set could not run, under its old numbers.
-    fn send_later(&self) {
-        let mut state = self.lock();
-        if state.later.is_empty() || !state.outgoing.is_open() {
-            return;
-        }
-        let State { later, pending, outgoing, .. } = &mut *state;
-        for request in std::mem::take(later) {
-            if let Some(call) = pending.call(request) {
-                outgoing.push(call.clone());
-            }
-        }
-        let waker = state.outgoing.take_waker();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
     }
 
     /// Gives up the calls whose threads have a signal to act on. Such a call may have run, or run later:

@@ -22,7 +22,7 @@ pub enum PeerCommand {
     },
     /// List the nodes
     List,
-    /// Take a node without bricks out of the cluster; it cannot come back but with a new token
+    /// Take a node without bricks out of the cluster; it comes back as a new node alone, with its state directory emptied and a new token
     Remove {
         /// The node's name
         node: String,
