@@ -12,6 +12,7 @@ pub mod command_stream;
 pub mod crowd;
 pub mod data;
 pub mod eventually;
+pub mod impostor;
 pub mod install;
 pub mod kernel_mounts;
 pub mod launcher;

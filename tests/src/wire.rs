@@ -9,6 +9,7 @@ use h2::{RecvStream, SendStream};
 use prost::Message as _;
 use std::path::Path;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -45,7 +46,14 @@ pub struct OpenCall {
 impl Connection {
     /// Connects to `brickd`.
     pub async fn open(socket: &Path) -> anyhow::Result<Connection> {
-        let stream = UnixStream::connect(socket).await?;
+        Connection::over(UnixStream::connect(socket).await?).await
+    }
+
+    /// Speaks HTTP/2 over a connection that is there.
+    pub async fn over<S>(stream: S) -> anyhow::Result<Connection>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (requests, connection) = h2::client::handshake(stream).await?;
         // Its error is that of the calls on it.
         tokio::spawn(async move { connection.await.ok() });
