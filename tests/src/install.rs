@@ -34,12 +34,18 @@ impl Drop for Installed {
 }
 
 fn make(target: &str) -> anyhow::Result<()> {
+    run(make_command().args([target, PREFIX]))?.ok().map(|_| ())
+}
+
+/// The project's `make`, without the variables of the make and cargo around this test: some build scripts look at them,
+/// and everything that depends on those would be built anew.
+pub fn make_command() -> Command {
     let mut command = Command::new("make");
-    // The variables of the make and cargo around this test are not for this one.
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_build_variable(&name.to_string_lossy())) {
         command.env_remove(name);
     }
-    run(command.arg("-s").arg("-C").arg(project_dir()).args([target, PREFIX]))?.ok().map(|_| ())
+    command.arg("-s").arg("-C").arg(project_dir());
+    command
 }
 
 fn is_build_variable(name: &str) -> bool {

@@ -6,11 +6,11 @@ use brickfs_tests::at::At as _;
 use brickfs_tests::case::{Case, case, say};
 use brickfs_tests::cluster::{Cluster, VOLUME};
 use brickfs_tests::eventually::eventually;
-use brickfs_tests::install::Installed;
+use brickfs_tests::install::{Installed, make_command};
 use brickfs_tests::kernel_mounts;
 use brickfs_tests::needs::MOUNT;
 use brickfs_tests::process::find_processes;
-use brickfs_tests::run::{Ran, program, project_dir, run, shell};
+use brickfs_tests::run::{Ran, program, run, shell};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use std::collections::HashSet;
@@ -376,8 +376,8 @@ fn make_install_places_everything_and_uninstall_takes_it_away() {
     case(MOUNT, |case| {
         let destination = case.in_memory()?.join("package");
         let make = |target: &str| {
-            let mut command = Command::new("make");
-            command.env_remove("MAKEFLAGS").env_remove("MAKELEVEL").arg("-s").arg("-C").arg(project_dir()).arg(target);
+            let mut command = make_command();
+            command.arg(target);
             run(command.arg("PREFIX=/opt/brickfs").arg(format!("DESTDIR={}", destination.display())))
         };
         make("install")?.ok()?;

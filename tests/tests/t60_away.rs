@@ -120,7 +120,7 @@ fn a_new_node_joins_a_cluster_with_a_long_past() {
 #[test]
 fn certificates_that_end_are_renewed_while_commands_run() {
     case(NODES, |case| {
-        let watched = if is_soak() { Duration::from_secs(180) } else { Duration::from_secs(60) };
+        let watched = if is_soak() { Duration::from_secs(180) } else { Duration::from_secs(35) };
         let mut nodes = Nodes::none(&case.in_memory()?)?;
         for _ in 0..3 {
             nodes.add(&["--certificate-life-s", &LIFE.as_secs().to_string()])?;

@@ -60,7 +60,7 @@ impl Powered {
 
 /// Rounds of commands and power loss of the nodes that `choose` says.
 fn rounds(case: &Case, kind: Kind, choose: impl Fn(u64, &Nodes) -> anyhow::Result<Vec<usize>>) -> anyhow::Result<()> {
-    let rounds = if is_soak() { 30 } else { 3 };
+    let rounds = if is_soak() { 30 } else { 2 };
     let (mut powered, mut rng) = (Powered::cluster(case, kind)?, case.rng(1));
     let stream = CommandStream::start(&powered.nodes, CLIENTS, &[1, 2, 3])?;
     for round in 0..rounds {

@@ -130,7 +130,7 @@ fn a_removed_node_is_refused_with_the_certificate_that_it_has() {
         let answers = run(call_all(nodes.address(1), Some(&shown), &look))?;
         ensure!(answers.iter().all(|answer| answer.grpc == Some(0)), "{answers:?}");
         nodes.kill(3)?;
-        nodes.brickctl(1, &["-y", "peer", "remove", "node-3"])?.ok()?;
+        nodes.brickctl(1, &["peer", "remove", "node-3"])?.ok()?;
         eventually_ok("the certificate is refused", WRITTEN_WITHIN, || {
             let refused = run(call_all(nodes.address(1), Some(&shown), &look));
             ensure!(refused.is_err(), "{:?}", refused.ok());
