@@ -71,6 +71,35 @@ fn appends_of_any_length_from_two_mounts_do_not_overlap() {
     });
 }
 
+/// Also by an open that reads and truncates: the kernel asks for that before it looks whether somebody runs the file,
+/// if a file system says that it truncates in the open.
+#[test]
+fn a_program_that_runs_is_not_cut_to_nothing() {
+    case(MOUNT, |case| {
+        let cluster = Cluster::in_memory(case)?;
+        let (program, source) = (cluster.mount().join("program"), Path::new("/bin/sleep"));
+        fs::copy(source, &program).at(&program)?;
+        let mut running = std::process::Command::new(&program).arg("60").spawn().at(&program)?;
+        let opens = [libc::O_WRONLY, libc::O_RDWR, libc::O_WRONLY | libc::O_TRUNC, libc::O_RDONLY | libc::O_TRUNC];
+        let refused: Vec<Option<Errno>> = opens
+            .iter()
+            .map(|flags| {
+                let flags = rustix::fs::OFlags::from_bits_retain(flags.cast_unsigned());
+                errno_of(rustix::fs::open(&program, flags, Mode::empty()))
+            })
+            .collect();
+        let same = fs::read(&program).at(&program)? == fs::read(source).at(source)?;
+        let ended = running.try_wait()?;
+        running.kill().ok();
+        running.wait()?;
+        ensure!(refused == [Some(Errno::TXTBSY); 4] && same && ended.is_none(), "{refused:?} {same} {ended:?}");
+        // Once nobody runs it, it is cut as any file.
+        File::options().write(true).truncate(true).open(&program).at(&program)?;
+        ensure!(fs::metadata(&program).at(&program)?.len() == 0);
+        Ok(())
+    });
+}
+
 #[test]
 fn an_open_file_works_on_after_its_name_is_gone() {
     case(MOUNT, |case| {
