@@ -96,7 +96,8 @@ impl Manager {
                 serde_json::to_vec(&())?
             }
             BrickOrder::End { volume, is_done } => {
-                create::end_create(&self.records, volume, is_done)?;
+                let is_there = self.state()?.volume_by_id(volume).is_some();
+                create::end_create(&self.records, volume, is_done || is_there)?;
                 serde_json::to_vec(&())?
             }
             BrickOrder::Status { volume, applied } => {
@@ -227,11 +228,14 @@ fn pending(records: &Records) -> Vec<PendingCreate> {
 /// Finds out what became of a create and ends it. Giving it up has the id of its command: whichever of the two is
 /// applied first is what both are answered, so that a create that is still on its way cannot come after this.
 pub(super) async fn end_create_in_doubt(node: &Node, records: &Records, pending: &PendingCreate) -> anyhow::Result<()> {
-    let is_done = match pending.command {
+    let is_given_up = match pending.command {
         // Of a release whose creates were not on their way for longer than its process lived.
-        None => node.state()?.volume_by_id(pending.volume).is_some(),
-        Some(id) => node.run(id, Command::GiveUpCreate { volume: pending.volume }).await?.refusal.is_none(),
+        None => true,
+        Some(id) => node.run(id, Command::GiveUpCreate { volume: pending.volume }).await?.refusal.is_some(),
     };
+    // The state has all that was applied before. It is looked at also where the id of an old create is known no more, as
+    // on a node that was away for long: the create may have been done, and its volume be in use.
+    let is_done = !is_given_up || node.state()?.volume_by_id(pending.volume).is_some();
     if !is_done {
         tracing::warn!(volume = %pending.volume, "putting away what an interrupted volume create left");
     }

@@ -198,6 +198,13 @@ fn undo_brick(volume: &VolumeId, brick: &PendingBrick) -> anyhow::Result<()> {
             _ => (),
         }
     }
+    // A create takes empty directories alone. What has come since came through a volume, whatever the record says.
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        if name != DOT_DIR {
+            bail!("'{}' is in it, so it was used: nothing of it is removed", name.to_string_lossy());
+        }
+    }
     if dot.exists() {
         fs::remove_dir_all(&dot)?;
     }
@@ -272,6 +279,17 @@ mod tests {
         let done = prepare(&records, &bricks).unwrap();
         end_create(&records, done.id, true).unwrap();
         assert!(dir.path().join("b1/.brickfs").exists() && records.pending().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_brick_with_files_is_never_put_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = records(dir.path());
+        let create = prepare(&records, &[format!("node-1:{}/b1", dir.path().display())]).unwrap();
+        fs::write(dir.path().join("b1/file"), "data").unwrap();
+        end_create(&records, create.id, false).unwrap();
+        assert!(dir.path().join("b1/.brickfs/format").exists());
+        assert_eq!(fs::read(dir.path().join("b1/file")).unwrap(), b"data");
     }
 
     #[test]
