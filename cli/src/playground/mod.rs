@@ -12,6 +12,7 @@ mod start;
 mod status;
 mod stop;
 mod volume;
+mod wait;
 
 use crate::args::{Global, PlaygroundCommand};
 use crate::members::Member;

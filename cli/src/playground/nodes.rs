@@ -3,6 +3,7 @@
 
 use super::process::{self, Life};
 use super::record::{Cut, LISTEN_ADDRESS, NodePaths, Playground, listen_options, node_name, port_of};
+use super::wait::wait_for;
 use super::{cut, require_record};
 use crate::UsageError;
 use crate::args::NODES_MAX;
@@ -15,7 +16,7 @@ use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A token of the playground's own is used at once.
 const TOKEN_VALID: Duration = Duration::from_secs(300);
@@ -68,21 +69,21 @@ pub fn join(dir: &Path, member: &str, index: u16) -> anyhow::Result<Joined> {
 /// Waits until all reach each other, as a member sees it, and vote that should: members become voters one by one.
 pub fn wait_until_healthy(dir: &Path, member: &str) -> anyhow::Result<()> {
     let socket = NodePaths::of(dir, member).socket;
-    let started = Instant::now();
-    loop {
-        let why = match ask_status(&socket) {
-            Ok(report) if report.healthy => return Ok(()),
+    let mut why = String::new();
+    let healthy = wait_for(HEALTHY_TIMEOUT, HEALTHY_POLL, || {
+        why = match ask_status(&socket) {
+            Ok(report) if report.healthy => return Ok(Some(())),
             Ok(report) => {
                 let reason = report.nodes.iter().flat_map(|node| &node.unreachable_from).next();
                 reason.map_or("not all of them vote that should".to_owned(), |reason| reason.reason.clone())
             }
             Err(error) => format!("{error:#}"),
         };
-        if started.elapsed() > HEALTHY_TIMEOUT {
-            bail!("the nodes are members, but the cluster is not healthy after {} s: {why}", HEALTHY_TIMEOUT.as_secs());
-        }
-        std::thread::sleep(HEALTHY_POLL);
-    }
+        Ok(None)
+    })?;
+    healthy.with_context(|| {
+        format!("the nodes are members, but the cluster is not healthy after {} s: {why}", HEALTHY_TIMEOUT.as_secs())
+    })
 }
 
 /// Starts a node that is not running.

@@ -2,6 +2,7 @@
 //! so that no other process is ever signalled.
 
 use super::NodePaths;
+use super::wait::wait_for;
 use crate::admin::call;
 use anyhow::{Context as _, bail};
 use brickfs_common::cluster::admin::AdminCall;
@@ -69,19 +70,16 @@ pub fn wait_until_ready(child: &mut Child, paths: &NodePaths) -> anyhow::Result<
 }
 
 fn answers(child: &mut Child, paths: &NodePaths) -> anyhow::Result<()> {
-    let started = Instant::now();
-    loop {
+    let listens = wait_for(READY_TIMEOUT, READY_POLL, || {
         if let Some(status) = child.try_wait()? {
             bail!("brickd ended at once ({status}): {}", last_line(&paths.log));
         }
-        if std::os::unix::net::UnixStream::connect(&paths.socket).is_ok() {
-            return call(&paths.socket, &AdminCall::Node {}).map(|_| ());
-        }
-        if started.elapsed() > READY_TIMEOUT {
-            bail!("brickd did not answer within {} s; its log is {}", READY_TIMEOUT.as_secs(), paths.log.display());
-        }
-        std::thread::sleep(READY_POLL);
+        Ok(std::os::unix::net::UnixStream::connect(&paths.socket).ok())
+    })?;
+    if listens.is_none() {
+        bail!("brickd did not answer within {} s; its log is {}", READY_TIMEOUT.as_secs(), paths.log.display());
     }
+    call(&paths.socket, &AdminCall::Node {}).map(|_| ())
 }
 
 fn end_child(child: &mut Child) {
@@ -166,14 +164,8 @@ pub fn resume_brickd(pid: u32, state: &Path) -> anyhow::Result<()> {
 fn signal_until(pid: u32, state: &Path, signal: Signal, wanted: Life) -> anyhow::Result<()> {
     let pidfd = open_brickd(pid, state).context("brickd is not running")?;
     pidfd_send_signal(&pidfd, signal).with_context(|| format!("cannot signal brickd (pid {pid})"))?;
-    let started = Instant::now();
-    while look(pid, state) != wanted {
-        if started.elapsed() > SIGNAL_TIMEOUT {
-            bail!("brickd (pid {pid}) does not heed the signal");
-        }
-        std::thread::sleep(SIGNAL_POLL);
-    }
-    Ok(())
+    let heeded = wait_for(SIGNAL_TIMEOUT, SIGNAL_POLL, || Ok((look(pid, state) == wanted).then_some(())))?;
+    heeded.with_context(|| format!("brickd (pid {pid}) does not heed the signal"))
 }
 
 fn kill_and_wait(pidfd: &OwnedFd, pid: u32) -> anyhow::Result<()> {

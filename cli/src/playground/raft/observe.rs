@@ -3,13 +3,14 @@
 use super::super::members;
 use super::super::record::{NodePaths, Playground};
 use super::super::require_record;
+use super::super::wait::wait_for;
 use crate::cmd::peer;
 use crate::members::{ask_each, ask_status};
 use crate::raft_table::describe_raft;
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use brickfs_common::cluster::report::{RaftMemberReport, RaftReport, RaftRole, Unreachable};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A token that nobody uses is a command without consequences.
@@ -57,18 +58,18 @@ impl Observer {
         within: Duration,
         mut seen: impl FnMut(&RaftReport) -> Option<T>,
     ) -> anyhow::Result<T> {
-        let started = Instant::now();
-        loop {
+        let mut last = None;
+        let found = wait_for(within, LOOK_EVERY, || {
             let report = self.look()?;
-            if let Some(found) = seen(&report) {
-                return Ok(found);
-            }
-            if started.elapsed() > within {
-                let rows = describe_raft(&report).lines().skip(1).collect::<Vec<_>>().join("; ");
-                bail!("{what}: not seen within {} s, the nodes say: {rows}", within.as_secs());
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
+            let found = seen(&report);
+            last = Some(report);
+            Ok(found)
+        })?;
+        found.with_context(|| {
+            let rows = last.map_or_else(String::new, |report| describe_raft(&report));
+            let rows = rows.lines().skip(1).collect::<Vec<_>>().join("; ");
+            format!("{what}: not seen within {} s, the nodes say: {rows}", within.as_secs())
+        })
     }
 
     /// Gives a node a command and waits for its answer.
@@ -82,19 +83,13 @@ impl Observer {
 
     /// What `asked` says of not reaching `lost`, once it says so.
     pub fn wait_for_complaint(&self, asked: &str, lost: &str, within: Duration) -> anyhow::Result<Unreachable> {
-        let started = Instant::now();
-        loop {
-            let status = ask_status(&self.socket(asked));
-            let node = status.as_ref().ok().and_then(|status| status.nodes.iter().find(|node| node.name == lost));
-            if let Some(complaint) = node.and_then(|node| node.unreachable_from.iter().find(|said| said.from == asked))
-            {
-                return Ok(complaint.clone());
-            }
-            if started.elapsed() > within {
-                bail!("{asked} does not say within {} s that it cannot reach {lost}", within.as_secs());
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
+        let complaint = wait_for(within, LOOK_EVERY, || {
+            let status = ask_status(&self.socket(asked)).ok();
+            let node = status.as_ref().and_then(|status| status.nodes.iter().find(|node| node.name == lost));
+            Ok(node.and_then(|node| node.unreachable_from.iter().find(|said| said.from == asked)).cloned())
+        })?;
+        complaint
+            .with_context(|| format!("{asked} does not say within {} s that it cannot reach {lost}", within.as_secs()))
     }
 }
 
