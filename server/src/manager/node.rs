@@ -71,54 +71,12 @@ pub struct Node {
     /// How long the certificates last that it signs.
     pub certificate_life: Duration,
     /// The authority with its key, on a voter.
-    authority: Mutex<Option<Arc<Authority>>>,
+    pub(super) authority: Mutex<Option<Arc<Authority>>>,
     /// Set once the node has joined another cluster: everything starts anew.
-    is_rejoined: watch::Sender<bool>,
-}
-
-/// The parts of a node.
-pub struct Parts {
-    /// See `Node`.
-    pub id: NodeId,
-    /// See `Node`.
-    pub given_name: String,
-    /// See `Node`.
-    pub state_dir: PathBuf,
-    /// See `Node`.
-    pub member: RaftMember,
-    /// See `Node`.
-    pub peers: Arc<Peers>,
-    /// See `Node`.
-    pub credentials: Arc<Credentials>,
-    /// See `Node`.
-    pub audit: Arc<Audit>,
-    /// See `Node`.
-    pub certificate_life: Duration,
-    /// See `Node`.
-    pub authority: Option<Authority>,
+    pub(super) is_rejoined: watch::Sender<bool>,
 }
 
 impl Node {
-    /// Puts the parts together.
-    pub fn new(parts: Parts) -> Arc<Node> {
-        let Parts { id, given_name, state_dir, member, peers, credentials, audit, certificate_life, authority } = parts;
-        let authority = Mutex::new(authority.map(Arc::new));
-        let is_rejoined = watch::Sender::new(false);
-        let node = Node {
-            id,
-            given_name,
-            state_dir,
-            member,
-            peers,
-            credentials,
-            audit,
-            certificate_life,
-            authority,
-            is_rejoined,
-        };
-        Arc::new(node)
-    }
-
     /// The applied state.
     pub fn state(&self) -> Result<Arc<ClusterState>, CommandError> {
         let state = self.member.state().ok_or(CommandError::NoState)?;

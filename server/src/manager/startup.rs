@@ -12,7 +12,7 @@
 
 use crate::config::Config;
 use crate::manager::cluster_db::ClusterDb;
-use crate::manager::node::{Node, Parts, now_ms};
+use crate::manager::node::{Node, now_ms};
 use crate::manager::old_store::{self, OldStore};
 use crate::manager::peers::Peers;
 use crate::manager::raft::{ManagerThread, RaftMember, Timing, forget_cluster};
@@ -29,8 +29,9 @@ use brickfs_common::cluster::command::{Command, RenewCertificate};
 use brickfs_common::cluster::state::{CLUSTER_VERSION, ClusterState};
 use brickfs_common::ids::{ClusterId, NodeId};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 const DB_NAME: &str = "raft.sled";
@@ -125,8 +126,8 @@ pub fn open(dir: &Path, settings: &Settings) -> anyhow::Result<Opened> {
     if let Some(restoring) = restoring {
         restoring.end(dir, &records)?;
     }
-    let authority = Authority::open(dir)?;
-    let node = Node::new(Parts {
+    let authority = Mutex::new(Authority::open(dir)?.map(Arc::new));
+    let node = Arc::new(Node {
         id: own.node,
         given_name,
         state_dir: dir.to_owned(),
@@ -136,6 +137,7 @@ pub fn open(dir: &Path, settings: &Settings) -> anyhow::Result<Opened> {
         audit,
         certificate_life: settings.certificate_life,
         authority,
+        is_rejoined: watch::Sender::new(false),
     });
     let opened = Opened { node, records, cluster: own.cluster, thread };
     opened.begin(settings)?;
